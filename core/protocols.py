@@ -1,0 +1,220 @@
+"""The seams. Each is what one room needs from another, as a Protocol; fakes live in tests/fakes/.
+
+Policy      tokens in, tokens out (vLLM, a scripted teacher, a fake)
+Engine      a Policy whose weights can be replaced while it runs
+Toolbox     runs tool calls (in process, or behind the search actor)
+ImageStore  image bytes by content
+ImageModel  RenderRequest -> RenderedImage
+Judge       verdicts on an image and on an answer
+Reward      parts and blend of a score, given a judge
+Learner     groups in, one optimizer step, weights out
+HttpClient  the one narrow way out to the network
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from core.records import (
+    Answer,
+    Completion,
+    Group,
+    ImageRef,
+    LearnerReport,
+    RenderedImage,
+    RenderRequest,
+    RolloutId,
+    Sampling,
+    Score,
+    ScorePart,
+    SeenImage,
+    Task,
+    ToolCall,
+    ToolResult,
+    WeightUpdate,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One turn to be sampled."""
+
+    rollout_id: RolloutId
+    engine_ids: tuple[int, ...]
+    """The whole context, one placeholder per image."""
+    images: tuple[SeenImage, ...]
+    """Every image of the context, in order."""
+    sampling: Sampling
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    prompt_ids: tuple[int, ...]
+    """The context, expanded as the engine used it."""
+    completion: Completion
+
+
+class Policy(Protocol):
+    async def generate(self, request: GenerateRequest) -> Generated:
+        """Sample one turn. Raises InfraError when the engine fails."""
+        ...
+
+
+class Engine(Policy, Protocol):
+    @property
+    def policy_version(self) -> int: ...
+
+    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+        """Replace the weights between two steps; running requests go on with the new ones.
+
+        `payload` is one flat uint8 buffer laid out by `update.manifest`. Raises InfraError
+        when the checksum or the base version does not fit.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What the policy is told of a tool."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON schema of the arguments."""
+
+
+class Tool(Protocol):
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def run(self, arguments: str) -> ToolResult:
+        """Run on raw JSON arguments. A bad argument is an ordinary result that says so in one
+        sentence; a provider that is down is a result with `error` set."""
+        ...
+
+
+class Toolbox(Protocol):
+    async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
+        """Run one call; an unknown tool name is an ordinary result that says so."""
+        ...
+
+
+class ImageStore(Protocol):
+    def put(self, data: bytes) -> ImageRef:
+        """Keep encoded image bytes. Raises DataError when they are not a readable image."""
+        ...
+
+    def get(self, ref: ImageRef) -> bytes:
+        """The bytes, digest verified. Raises InfraError when they are missing or changed."""
+        ...
+
+
+class ImageModel(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_references(self) -> int:
+        """How many reference images one request may hold."""
+        ...
+
+    async def render(self, request: RenderRequest) -> RenderedImage:
+        """Raises RenderError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageVerdict:
+    """K-Score dimensions in {0, 0.5, 1} (arXiv 2603.28767, section 4.2)."""
+
+    faithfulness: float
+    visual_correctness: float
+    text_accuracy: float | None
+    """None: no text is asked for."""
+    aesthetics: float
+    rationale: str
+    cached: bool = False
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextVerdict:
+    """Is the answer sufficient to make the ground truth: {0, .25, .5, .75, 1}."""
+
+    value: float
+    rationale: str
+    cached: bool = False
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+
+
+class Judge(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def prompt_sha(self) -> str:
+        """Digest of the rubric in use; "" when there is none."""
+        ...
+
+    async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
+        """Raises JudgeError."""
+        ...
+
+    async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
+        """Raises JudgeError."""
+        ...
+
+
+class Reward(Protocol):
+    async def text_parts(self, *, task: Task, answer: Answer) -> tuple[ScorePart, ...]:
+        """Needs no image, so it runs while the render runs. Raises JudgeError."""
+        ...
+
+    async def image_parts(self, *, task: Task, rendered: RenderedImage) -> tuple[ScorePart, ...]:
+        """Raises JudgeError."""
+        ...
+
+    def blend(
+        self, *, text_parts: Sequence[ScorePart], image_parts: Sequence[ScorePart]
+    ) -> Score: ...
+
+
+class Learner(Protocol):
+    def update(self, groups: Sequence[Group]) -> LearnerReport:
+        """One optimizer step on these groups. Raises LearnerError, FidelityError."""
+        ...
+
+    def publish(self) -> tuple[WeightUpdate, Any]:
+        """The current weights: what they are, and one flat uint8 buffer."""
+        ...
+
+    def save(self, folder: str) -> None:
+        """Policy (a Hugging Face folder) and resumable state, whole or not at all."""
+        ...
+
+    def load(self, folder: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpResponse:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class HttpClient(Protocol):
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json_body: Any = None,
+        timeout_s: float,
+        max_bytes: int,
+    ) -> HttpResponse:
+        """One exchange, never retried here. Raises ToolError when no response came."""
+        ...
