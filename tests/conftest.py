@@ -1,0 +1,47 @@
+"""Fixtures of every test: one local Ray per session, and an environment that is the same for all.
+
+`RAY_AUTH_MODE` must be stated before Ray is imported anywhere: left unset, Ray 2.60 turns token
+authentication on for new clusters, and its own clients then fail to connect.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+OBJECT_STORE_BYTES = 300 * 1024**2
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A local Ray with two logical CPUs; yields the address that it listens on."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="gs-", dir="/tmp")  # short: sockets allow 107 characters
+    context = ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=folder,
+        runtime_env={"env_vars": _worker_env()},
+        log_to_driver=False,
+    )
+    try:
+        yield str(context.address_info["address"])
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worker_env() -> dict[str, str]:
+    """What every worker process is given: the repository on its path, one thread per library."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
