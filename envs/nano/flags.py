@@ -113,6 +113,8 @@ LAYOUTS: Final = tuple(LAYOUT_MASKS)
 SYMBOLS: Final = tuple(SYMBOL_MASKS)
 PLAIN: Final = "plain"
 BANNER: Final = "banner"
+ORDINALS: Final = ("first", "second", "third")
+"""How a prompt counts its references: "the flag of the second reference image"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +212,17 @@ def parse_description(text: str) -> PartialFlag:
             named["banner"] = word
         after_banner = word == BANNER or (after_banner and word.isalpha())
     return PartialFlag(**named)
+
+
+def named_reference(text: str, *, num_references: int) -> int:
+    """The index of the reference that `text` points at: 1 for "second reference image".
+
+    0, the first, if it points at none or at one that there is not; of several ordinals the first
+    one holds.
+    """
+    found = re.search(rf"\b({'|'.join(ORDINALS)})\s+(?:reference|image)", text.lower())
+    index = ORDINALS.index(found.group(1)) if found else 0
+    return index if index < num_references else 0
 
 
 def random_flag(rng: random.Random, *, banner: bool = False) -> Flag:
