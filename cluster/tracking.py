@@ -1,0 +1,89 @@
+"""W&B: curves every step, pictures and a table at evaluations; the same run id after a resume.
+
+The run id stands in runs/<name>/wandb_id, so a resumed run goes on in the same W&B run. Offline
+runs lie in runs/<name>/wandb/ and are uploaded with `wandb sync`. Nothing but metrics, pictures
+and the resolved config is sent: no environment, no source code, no keys.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import wandb
+from PIL import Image
+
+from core.config import Config
+from core.files import write_atomic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedPicture:
+    """One picture with its words, e.g. references, rendered image and ground truth in a row."""
+
+    image: Image.Image
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedTable:
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | None, ...], ...]
+
+
+class Tracker:
+    """Logs one run; `close()` writes what is still in memory."""
+
+    def __init__(self, config: Config) -> None:
+        folder = config.run_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run: Any = wandb.init(
+            mode=config.wandb.mode,
+            project=config.wandb.project,
+            name=config.run.name,
+            id=_run_id(folder),
+            resume="allow",
+            dir=str(folder),
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+                x_disable_meta=True,
+            ),
+        )
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Scalars of one optimizer step."""
+        self._run.log(dict(metrics), step=step)
+
+    def log_evaluation(
+        self,
+        metrics: Mapping[str, float],
+        *,
+        step: int,
+        pictures: Sequence[TrackedPicture],
+        table: TrackedTable,
+    ) -> None:
+        """Held-out results of one evaluation under `heldout/`."""
+        values: dict[str, Any] = {f"heldout/{name}": value for name, value in metrics.items()}
+        values["heldout/pictures"] = [
+            wandb.Image(picture.image, caption=picture.caption) for picture in pictures
+        ]
+        values["heldout/table"] = wandb.Table(
+            columns=list(table.columns), data=[list(row) for row in table.rows]
+        )
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _run_id(folder: Path) -> str:
+    path = folder / "wandb_id"
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(4).encode())
+    return path.read_text()
