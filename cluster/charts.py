@@ -1,0 +1,168 @@
+"""Small inline SVG charts for the report: curves with held-out points, and a timeline of spans.
+
+In: plain numbers. Out: SVG text that needs no script and no file beside it. Labels are escaped.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d")
+
+_WIDTH, _HEIGHT = 460, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 34
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One line: (x, y) points in order of x."""
+
+    label: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A point with its interval, drawn over the curves."""
+
+    label: str
+    x: float
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One piece of work on the timeline; seconds."""
+
+    lane: str
+    kind: str
+    start_s: float
+    end_s: float
+
+
+def curves_chart(
+    title: str, curves: Sequence[Curve], *, intervals: Sequence[Interval] = (), unit: bool = False
+) -> str:
+    """Lines over training steps. `unit` fixes the y axis to [0, 1]."""
+    xs = [x for curve in curves for x, _ in curve.points] + [i.x for i in intervals]
+    ys = [y for curve in curves for _, y in curve.points]
+    ys += [bound for i in intervals for bound in (i.low, i.high)]
+    if not xs:
+        return f"<p class='empty'>{escape(title)}: nothing was recorded</p>"
+    y_low, y_high = (0.0, 1.0) if unit else _padded(min(ys), max(ys))
+    to_x = _scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
+    to_y = _scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
+    body = [_axes(to_x, to_y, x_range=(min(xs), max(xs)), y_range=(y_low, y_high))]
+    for index, curve in enumerate(curves):
+        colour = COLOURS[index % len(COLOURS)]
+        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in curve.points)
+        body.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
+    for interval in intervals:
+        body.append(_interval_mark(interval, to_x, to_y))
+    return _svg(title, "".join(body), height=_HEIGHT, width=_WIDTH) + _legend(curves)
+
+
+def timeline_chart(title: str, spans: Sequence[Span]) -> str:
+    """One lane per kind of work, bars in seconds since the first start."""
+    if not spans:
+        return f"<p class='empty'>{escape(title)}: nothing was recorded</p>"
+    lanes = list(dict.fromkeys(span.lane for span in spans))
+    kinds = list(dict.fromkeys(span.kind for span in spans))
+    start = min(span.start_s for span in spans)
+    end = max(span.end_s for span in spans)
+    width, left, row = 960, 96, 26
+    height = _TOP + row * len(lanes) + _BOTTOM
+    to_x = _scale(0.0, max(end - start, 1e-6), left, width - _RIGHT)
+    body = []
+    for tick in _ticks(0.0, end - start):
+        x = to_x(tick)
+        body.append(
+            f"<line x1='{x:.1f}' y1='{_TOP}' x2='{x:.1f}' y2='{height - _BOTTOM}' class='grid'/>"
+        )
+        body.append(f"<text x='{x:.1f}' y='{height - 14}' class='tick mid'>{tick:g} s</text>")
+    for index, lane in enumerate(lanes):
+        y = _TOP + row * index
+        body.append(f"<text x='{left - 8}' y='{y + 16}' class='tick end'>{escape(lane)}</text>")
+    for span in spans:
+        y = _TOP + row * lanes.index(span.lane) + 4
+        x, right = to_x(span.start_s - start), to_x(span.end_s - start)
+        colour = COLOURS[kinds.index(span.kind) % len(COLOURS)]
+        body.append(
+            f"<rect x='{x:.1f}' y='{y}' width='{max(right - x, 0.7):.1f}' height='{row - 8}' "
+            f"fill='{colour}' fill-opacity='0.45'><title>{escape(span.kind)} "
+            f"{span.end_s - span.start_s:.2f} s</title></rect>"
+        )
+    return _svg(title, "".join(body), height=height, width=width)
+
+
+def _axes(
+    to_x: Callable[[float], float],
+    to_y: Callable[[float], float],
+    *,
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+) -> str:
+    marks = []
+    for tick in _ticks(*y_range):
+        y = to_y(tick)
+        marks.append(
+            f"<line x1='{_LEFT}' y1='{y:.1f}' x2='{_WIDTH - _RIGHT}' y2='{y:.1f}' class='grid'/>"
+            f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' class='tick end'>{tick:g}</text>"
+        )
+    for tick in _ticks(*x_range):
+        marks.append(
+            f"<text x='{to_x(tick):.1f}' y='{_HEIGHT - 14}' class='tick mid'>{tick:g}</text>"
+        )
+    return "".join(marks)
+
+
+def _interval_mark(
+    interval: Interval, to_x: Callable[[float], float], to_y: Callable[[float], float]
+) -> str:
+    x, y = to_x(interval.x), to_y(interval.mean)
+    return (
+        f"<line x1='{x:.1f}' y1='{to_y(interval.low):.1f}' x2='{x:.1f}' "
+        f"y2='{to_y(interval.high):.1f}' class='interval'/>"
+        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' class='point'>"
+        f"<title>{escape(interval.label)}: {interval.mean:.3f} "
+        f"[{interval.low:.3f}, {interval.high:.3f}]</title></circle>"
+    )
+
+
+def _legend(curves: Sequence[Curve]) -> str:
+    items = "".join(
+        f"<span><i style='background:{COLOURS[i % len(COLOURS)]}'></i>{escape(c.label)}</span>"
+        for i, c in enumerate(curves)
+    )
+    return f"<div class='legend'>{items}</div>"
+
+
+def _svg(title: str, body: str, *, height: int, width: int) -> str:
+    return (
+        f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='{escape(title)}'>"
+        f"<text x='{_LEFT - 38}' y='16' class='title'>{escape(title)}</text>{body}</svg>"
+    )
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (end - start)
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    return low - pad, high + pad
+
+
+def _ticks(low: float, high: float, *, about: int = 5) -> list[float]:
+    """Round values inside [low, high], about `about` of them."""
+    if high <= low:
+        return [low]
+    target = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(target))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= target)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(index * step, 10) for index in range(first, last + 1)]

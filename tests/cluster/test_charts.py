@@ -1,0 +1,48 @@
+"""Charts are well-formed SVG, keep their points inside the frame, and escape labels."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.charts import Curve, Interval, Span, _ticks, curves_chart, timeline_chart
+
+
+def _svg(html: str) -> ElementTree.Element:
+    return ElementTree.fromstring(html.split("</svg>")[0] + "</svg>")
+
+
+def test_a_curve_spans_the_frame_and_labels_are_escaped() -> None:
+    curve = Curve(label="<b>", points=((0, 0.0), (10, 1.0)))
+    point = Interval(label="held-out", x=10, mean=0.5, low=0.4, high=0.6)
+    html = curves_chart("reward & more", [curve], intervals=[point], unit=True)
+    line = _svg(html).find("polyline")
+    assert line is not None
+    assert line.attrib["points"] == "44.0,196.0 448.0,26.0"
+    assert "<b>" not in html
+    assert "reward &amp; more" in html
+
+
+def test_bars_are_as_wide_as_their_seconds() -> None:
+    spans = [
+        Span(lane="rollout", kind="rollout", start_s=100.0, end_s=104.0),
+        Span(lane="learn", kind="learn", start_s=104.0, end_s=106.0),
+    ]
+    bars = re.findall(r"<rect x='([\d.]+)' y='\d+' width='([\d.]+)'", timeline_chart("t", spans))
+    assert float(bars[0][1]) == pytest.approx(2 * float(bars[1][1]), abs=0.2)
+    assert float(bars[1][0]) == pytest.approx(float(bars[0][0]) + float(bars[0][1]), abs=0.2)
+
+
+def test_nothing_recorded_says_so() -> None:
+    assert "nothing was recorded" in curves_chart("reward", [])
+    assert "nothing was recorded" in timeline_chart("step", [])
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_and_inside(low: float, span: float) -> None:
+    ticks = _ticks(low, low + span)
+    assert len(ticks) <= 12
+    slack = span * 1e-3 + abs(low) * 1e-6 + 1e-9
+    assert all(low - slack <= tick <= low + span + slack for tick in ticks)
