@@ -1,0 +1,37 @@
+"""A toolbox whose results are set beforehand."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from core.records import RolloutId, ToolCall, ToolResult
+from tests.fakes.failures import FailureScript
+
+Answerer = ToolResult | Callable[[ToolCall], ToolResult]
+
+
+class FakeToolbox:
+    """Implements core.protocols.Toolbox; `fail_times` is keyed by tool name.
+
+    Events: ("call", rollout_id, name, arguments).
+    """
+
+    def __init__(
+        self,
+        results: Mapping[str, Answerer] | None = None,
+        *,
+        fail_times: Mapping[Hashable, int] | None = None,
+    ) -> None:
+        self._results = dict(results or {})
+        self._failures = FailureScript(fail_times)
+        self.events: list[tuple[Any, ...]] = []
+
+    async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
+        assert isinstance(rollout_id, RolloutId)
+        assert isinstance(call.arguments, str), "arguments are raw JSON text"
+        self.events.append(("call", rollout_id, call.name, call.arguments))
+        if self._failures.should_fail(call.name):
+            return ToolResult(text="search unavailable", error=f"scripted fault of {call.name}")
+        answer = self._results.get(call.name)
+        if answer is None:
+            return ToolResult(text=f"There is no tool {call.name!r}.")
+        return answer(call) if callable(answer) else answer
