@@ -6,9 +6,9 @@ Distances are Euclidean in RGB, 0..255.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+ILLEGIBLE_DIGIT: Final = 100.0
+"""Mean distance to the best digit from which on it counts as no digit."""
 
 
 class Attributes(Protocol):
@@ -90,6 +93,8 @@ class FlagReader:
         self._tables = tables
         self._names = tuple(tables.colours)
         self._palette = np.array([tables.colours[name] for name in self._names], np.float64)
+        self._paper = np.array(tables.colours[tables.paper], np.float64)
+        self._ink = np.array(tables.colours[tables.ink], np.float64)
         self._flag = np.zeros((tables.size, tables.size), np.bool_)
         self._flag[: tables.flag_rows] = True
         self._core = np.logical_or.reduce(list(tables.symbols.values()))
@@ -107,7 +112,7 @@ class FlagReader:
             second=second,
             symbol=symbol,
             symbol_colour=symbol_colour,
-            digits=tuple(self._read_digit(pixels, masks) for masks in self._tables.digits),
+            digits=tuple(self._read_digits(pixels)),
             residual=float(off[self._flag].mean()),
             impurity=float(distances.min(axis=-1).mean()),
         )
@@ -158,15 +163,21 @@ class FlagReader:
                 best = (error, drawn, symbol, self._names[colour])
         return best[1:]
 
+    def _read_digits(self, pixels: Pixels) -> Iterator[str | None]:
+        """The digit at each place, which owns an equal share of the strip's columns."""
+        shares = np.array_split(np.arange(self._tables.size), len(self._tables.digits))
+        for columns, masks in zip(shares, self._tables.digits, strict=True):
+            place = (slice(self._tables.flag_rows, None), slice(columns[0], columns[-1] + 1))
+            yield self._read_digit(pixels[place], {d: mask[place] for d, mask in masks.items()})
+
     def _read_digit(self, pixels: Pixels, masks: Mapping[str, Mask]) -> str | None:
-        place = np.logical_or.reduce(list(masks.values()))
-        paper, ink = (
-            np.array(self._tables.colours[n]) for n in (self._tables.paper, self._tables.ink)
-        )
+        """None when empty paper fits better, or when no digit is legible."""
+        off_paper = np.linalg.norm(pixels - self._paper, axis=-1)
+        off_ink = np.linalg.norm(pixels - self._ink, axis=-1)
 
-        def error(drawn: Mask) -> float:
-            wanted = np.where(drawn[place][:, None], ink, paper)
-            return float(((pixels[place] - wanted) ** 2).sum())
+        def misfit(mask: Mask) -> float:
+            return float(np.where(mask, off_ink, off_paper).mean())
 
-        best = min(masks, key=lambda digit: error(masks[digit]))
-        return best if error(masks[best]) < error(np.zeros_like(place)) else None
+        best = min(masks, key=lambda digit: misfit(masks[digit]))
+        legible = misfit(masks[best]) < min(float(off_paper.mean()), ILLEGIBLE_DIGIT)
+        return best if legible else None
