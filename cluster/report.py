@@ -1,0 +1,183 @@
+"""runs/<name>/report.html: one self-contained page that shows whether and why the agent got better.
+
+In: the files of a run folder (summary.json, metrics.jsonl, events.jsonl, heldout_*.json, images).
+Out: one HTML file without scripts or links to other files. A file that is missing leaves its
+section saying so; a run without any metrics is a ConfigError.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cluster.charts import Curve, Interval, Span, curves_chart, timeline_chart
+from cluster.showcase import Showcase
+from cluster.summary import Heldout, load_heldouts
+from core.errors import ConfigError
+from core.files import write_atomic
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+SUB_SCORES = ("faithfulness", "visual_correctness", "text_accuracy", "aesthetics")
+TOOL_CURVES = ("tools/search", "tools/image_search", "tools/browse", "tools/cache_hit_rate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The same held-out prompt before and after training."""
+
+    before: Showcase | None
+    after: Showcase
+
+    @property
+    def gained(self) -> float:
+        """Reward after less reward before; 0 where one of them is missing."""
+        if self.before is None or self.before.reward is None or self.after.reward is None:
+            return 0.0
+        return self.after.reward - self.before.reward
+
+
+def write_report(folder: Path) -> Path:
+    """Draw the report of a run folder again from its files."""
+    metrics = _read_lines(folder / "metrics.jsonl")
+    heldouts = load_heldouts(folder)
+    if not metrics and not heldouts:
+        raise ConfigError(f"{folder} holds no metrics.jsonl and no held-out results to report")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        name=folder.name,
+        summary=_read_json(folder / "summary.json"),
+        heldouts=heldouts,
+        charts=_charts(metrics, heldouts),
+        timeline=_timeline(_read_lines(folder / "events.jsonl"), metrics),
+        pairs=_pairs(heldouts),
+        picture=_Pictures(folder / "images"),
+    )
+    path = folder / "report.html"
+    write_atomic(path, page.encode())
+    return path
+
+
+def _charts(metrics: Sequence[Mapping[str, Any]], heldouts: Sequence[Heldout]) -> list[str]:
+    return [
+        curves_chart(
+            "Reward in training, with held-out points",
+            _curves(metrics, ("reward/mean", "reward/image", "reward/text")),
+            intervals=_intervals(heldouts, "reward"),
+            unit=True,
+        ),
+        curves_chart(
+            "Sub-scores",
+            _curves(metrics, tuple(f"reward/{name}" for name in SUB_SCORES)),
+            intervals=_intervals(heldouts, "visual_correctness"),
+            unit=True,
+        ),
+        curves_chart("Tool calls per episode", _curves(metrics, TOOL_CURVES)),
+        curves_chart(
+            "Valid answers",
+            _curves(metrics, ("episode/valid_rate",)),
+            intervals=_intervals(heldouts, "valid_rate"),
+            unit=True,
+        ),
+        curves_chart(
+            "Rollout against learner: mean |difference of log-probabilities|",
+            _curves(metrics, ("learner/mismatch_text_mean", "learner/mismatch_image_mean")),
+        ),
+        curves_chart(
+            "Seconds per step",
+            _curves(metrics, tuple(f"seconds/{stage}" for stage in _stages(metrics))),
+        ),
+    ]
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Curve]:
+    curves = []
+    for name in names:
+        points = tuple((float(row["step"]), float(row[name])) for row in metrics if name in row)
+        if points:
+            curves.append(Curve(label=name.partition("/")[2] or name, points=points))
+    return curves
+
+
+def _stages(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = {key.removeprefix("seconds/") for row in metrics for key in row if "seconds/" in key}
+    return sorted(names)
+
+
+def _intervals(heldouts: Sequence[Heldout], metric: str) -> list[Interval]:
+    intervals = []
+    for heldout in heldouts:
+        found = heldout.estimates.get(metric)
+        if found is not None:
+            low, high = found.ci95
+            label = f"held-out {heldout.when}, {found.n} tasks"
+            intervals.append(
+                Interval(label=label, x=heldout.step, mean=found.mean, low=low, high=high)
+            )
+    return intervals
+
+
+def _timeline(events: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The bars of one step in the middle of the run: from one learner step's end to the next."""
+    learned = sorted((e for e in events if e["kind"] == "learn"), key=lambda e: e["end_s"])
+    if len(learned) < 2:
+        return timeline_chart("Timeline of one step", [])
+    middle = max(1, len(learned) // 2)
+    start, end = float(learned[middle - 1]["end_s"]), float(learned[middle]["end_s"])
+    inside = [e for e in events if e["end_s"] > start and e["start_s"] < end]
+    spans = [
+        Span(
+            lane=event["kind"],
+            kind=event["kind"],
+            start_s=max(float(event["start_s"]), start),
+            end_s=min(float(event["end_s"]), end),
+        )
+        for event in sorted(inside, key=lambda e: e["start_s"])
+    ]
+    return timeline_chart(f"Timeline of step {middle + 1} of {len(metrics)}", spans)
+
+
+def _pairs(heldouts: Sequence[Heldout]) -> list[Pair]:
+    """Pairs by gain, the largest first; without an evaluation before, each stands alone."""
+    if not heldouts:
+        return []
+    first, last = heldouts[0], heldouts[-1]
+    earlier = {s.task_id: s for s in first.showcases} if first is not last else {}
+    pairs = [Pair(before=earlier.get(s.task_id), after=s) for s in last.showcases]
+    return sorted(pairs, key=lambda pair: pair.gained, reverse=True)
+
+
+class _Pictures:
+    """Digest -> data URI, from the run's image folder; None when the file is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = {path.stem: path for path in folder.rglob("*") if path.is_file()}
+
+    def __call__(self, sha256: str | None) -> str | None:
+        path = self._files.get(sha256 or "")
+        if path is None:
+            return None
+        data = path.read_bytes()
+        kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; a last line torn by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
