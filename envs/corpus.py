@@ -1,0 +1,186 @@
+"""An on-disk corpus of pages and captioned images, searched by words: SQLite FTS5 with BM25.
+
+In: pages and images, once (`build_corpus`, whole or not at all). Out: the searches of
+`SearchProvider`, read-only. Queries are data: every word is quoted, so none is FTS syntax. Equal
+calls give equal results. Fails with ConfigError when the file is no corpus, with ToolError when it
+cannot be read later.
+"""
+
+import hashlib
+import os
+import re
+import sqlite3
+import tempfile
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.errors import ConfigError, ToolError, boundary
+from core.protocols import ImageStore
+from core.records import FoundImage, ImageRef
+from envs.provider import Page, SearchHit
+
+SCHEMA_VERSION = 1
+TITLE_WEIGHT = 10.0
+"""BM25 weight of a word in the title; one in the text weighs 1."""
+SNIPPET_WORDS = 48
+"""Words of a page that a search shows; FTS5 allows 64."""
+MAX_QUERY_WORDS = 64
+
+_READING = "reading the corpus"
+_WORD = re.compile(r"[^\W_]+")
+
+_SCHEMA = f"""
+CREATE VIRTUAL TABLE pages USING fts5(title, text, url UNINDEXED, tokenize='unicode61');
+CREATE VIRTUAL TABLE captions USING fts5(caption, tokenize='unicode61');
+CREATE TABLE urls (url TEXT PRIMARY KEY, page INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, url TEXT NOT NULL, page_url TEXT NOT NULL, sha256 TEXT NOT NULL,
+    media_type TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL
+);
+CREATE TABLE about (version TEXT NOT NULL);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+_SEARCH = f"""
+SELECT url, title, snippet(pages, 1, '', '', '...', {SNIPPET_WORDS})
+FROM pages WHERE pages MATCH ? ORDER BY bm25(pages, {TITLE_WEIGHT}, 1.0), rowid LIMIT ?
+"""
+
+_IMAGE_SEARCH = """
+WITH best AS (
+    SELECT rowid AS id, caption FROM captions
+    WHERE captions MATCH ? ORDER BY bm25(captions), rowid LIMIT ?
+)
+SELECT url, caption, page_url, sha256, media_type, width, height FROM best JOIN images USING (id)
+"""
+
+
+class PageSource(Protocol):
+    """A page to be put into the corpus."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+class ImageSource(Protocol):
+    """An image to be put into the corpus; `png` may hold any format the image store takes."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def page_url(self) -> str: ...
+    @property
+    def png(self) -> bytes: ...
+
+
+def build_corpus(
+    path: Path, *, pages: Iterable[PageSource], images: Iterable[ImageSource], store: ImageStore
+) -> None:
+    """Write the corpus to `path` and the images' bytes to `store`, one at a time.
+
+    The order of pages and images settles ties of ranking. Raises sqlite3.IntegrityError when two
+    pages share a url; then `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder) / "corpus.sqlite"
+        with closing(sqlite3.connect(draft)) as db:
+            db.executescript(_SCHEMA)
+            _fill(db, pages=pages, images=images, store=store)
+            db.commit()
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+
+
+class Corpus:
+    """Implements envs.provider.SearchProvider. Open it with the path of a built corpus."""
+
+    def __init__(self, path: Path) -> None:
+        mend = "build it again"
+        if not path.is_file():
+            raise ConfigError(f"there is no corpus at {path}; {mend}")
+        try:
+            # The actor that holds a corpus makes it on one thread and asks it on another.
+            self._db = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False
+            )
+            (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+            if schema != SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{path} has corpus schema {schema}, not {SCHEMA_VERSION}; {mend}"
+                )
+            (self._version,) = self._db.execute("SELECT version FROM about").fetchone()
+        except sqlite3.Error as error:
+            raise ConfigError(f"{path} is not a corpus ({error}); {mend}") from error
+
+    @property
+    def version(self) -> str:
+        """A digest of everything in the corpus."""
+        return f"corpus-{self._version}"
+
+    async def search(self, query: str, *, k: int) -> tuple[SearchHit, ...]:
+        rows = self._match(_SEARCH, query, k)
+        return tuple(SearchHit(url=row[0], title=row[1], snippet=row[2]) for row in rows)
+
+    async def image_search(self, query: str, *, k: int) -> tuple[FoundImage, ...]:
+        """The best `k` captions, in an order that is drawn from the query and says no rank."""
+        rows = self._match(_IMAGE_SEARCH, query, k)
+        rows.sort(key=lambda row: hashlib.sha256(f"{query}|{row[0]}".encode()).hexdigest())
+        return tuple(
+            FoundImage(
+                title=caption,
+                page_url=page_url,
+                ref=ImageRef(sha256=sha256, media_type=media_type, width=width, height=height),
+            )
+            for _, caption, page_url, sha256, media_type, width, height in rows
+        )
+
+    async def page(self, url: str) -> Page | None:
+        query = (
+            "SELECT url, title, text FROM pages WHERE rowid = (SELECT page FROM urls WHERE url = ?)"
+        )
+        with boundary(ToolError, _READING):
+            row = self._db.execute(query, (url,)).fetchone()
+        return None if row is None else Page(url=row[0], title=row[1], text=row[2])
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _match(self, statement: str, query: str, k: int) -> list[tuple[Any, ...]]:
+        words = dict.fromkeys(_WORD.findall(query.lower()))
+        if not words:
+            return []
+        quoted = " OR ".join(f'"{word}"' for word in list(words)[:MAX_QUERY_WORDS])
+        with boundary(ToolError, _READING):
+            return self._db.execute(statement, (quoted, k)).fetchall()
+
+
+def _fill(
+    db: sqlite3.Connection,
+    *,
+    pages: Iterable[PageSource],
+    images: Iterable[ImageSource],
+    store: ImageStore,
+) -> None:
+    digest = hashlib.sha256()
+    for number, page in enumerate(pages, 1):
+        row = (page.title, page.text, page.url)
+        db.execute("INSERT INTO pages(rowid, title, text, url) VALUES (?, ?, ?, ?)", (number, *row))
+        db.execute("INSERT INTO urls VALUES (?, ?)", (page.url, number))
+        digest.update(repr(row).encode())
+    for number, image in enumerate(images, 1):
+        ref = store.put(image.png)
+        db.execute("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (number, image.caption))
+        about = (image.url, image.page_url, ref.sha256, ref.media_type, ref.width, ref.height)
+        db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *about))
+        digest.update(repr((image.caption, *about)).encode())
+    db.execute("INSERT INTO about VALUES (?)", (digest.hexdigest()[:16],))

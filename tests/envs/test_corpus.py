@@ -1,0 +1,172 @@
+"""The corpus finds what the nano tasks need, takes queries as data and repeats itself exactly."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.errors import ConfigError
+from envs.corpus import Corpus, build_corpus
+from envs.nano.lookup import Lookup
+from envs.nano.world import World
+from envs.provider import Page
+from tests.builders import png_bytes
+from tests.fakes.images import MemoryImageStore
+
+
+@dataclass(frozen=True)
+class Picture:
+    url: str
+    caption: str
+    page_url: str
+    png: bytes
+
+
+PAGES = [
+    Page(url="https://a.test/torvi", title="Torvi", text="founded 47, field red."),
+    Page(url="https://a.test/festival", title="Melka festival", text="held in Torvi."),
+    Page(url="https://a.test/long", title="A long page", text="filler words " * 200 + "Torvi"),
+]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(seed=0, num_train=24, num_heldout=12)
+
+
+@pytest.fixture(scope="module")
+def store() -> MemoryImageStore:
+    return MemoryImageStore()
+
+
+@pytest.fixture(scope="module")
+def nano(
+    world: World, store: MemoryImageStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Corpus]:
+    path = tmp_path_factory.mktemp("corpus") / "nano.sqlite"
+    build_corpus(path, pages=world.pages(), images=world.images(), store=store)
+    corpus = Corpus(path)
+    yield corpus
+    corpus.close()
+
+
+def small_corpus(folder: Path) -> Corpus:
+    path = folder / "corpus.sqlite"
+    build_corpus(path, pages=PAGES, images=[], store=MemoryImageStore())
+    return Corpus(path)
+
+
+async def test_titles_outweigh_text_and_long_pages_are_cut(tmp_path: Path) -> None:
+    hits = await small_corpus(tmp_path).search("Torvi", k=3)
+    assert [hit.url.rsplit("/", 1)[1] for hit in hits] == ["torvi", "festival", "long"]
+    assert hits[0].snippet == "founded 47, field red."
+    assert hits[2].snippet.startswith("...")
+    assert len(hits[2].snippet.split()) < 60
+
+
+async def test_a_page_is_read_by_its_url(tmp_path: Path) -> None:
+    corpus = small_corpus(tmp_path)
+    assert await corpus.page("https://a.test/torvi") == PAGES[0]
+    assert await corpus.page("https://a.test/none") is None
+
+
+async def test_every_country_and_thing_of_the_nano_world_is_found(
+    world: World, nano: Corpus
+) -> None:
+    for title in [c.name for c in world.countries] + [t.title for t in world.things]:
+        hits = await nano.search(title, k=3)
+        assert title in [hit.title for hit in hits], title
+
+
+async def test_the_true_image_of_every_country_is_among_three(
+    world: World, nano: Corpus, store: MemoryImageStore
+) -> None:
+    true_pngs = {image.png for image in world.images()}
+    places = []
+    for country in world.countries:
+        found = await nano.image_search(f"flag of {country.name}", k=3)
+        shown = [store.get(image.ref) for image in found]
+        truth = [i.png for i in world.images() if i.flag == country.flag]
+        assert set(shown) <= true_pngs
+        assert truth[0] in shown, country.name
+        places.append(shown.index(truth[0]))
+    assert len(set(places)) == 3, "the right image's place must say nothing"
+
+
+async def test_ranking_agrees_with_the_nano_lookup(world: World, nano: Corpus) -> None:
+    lookup = Lookup(world)
+    for country, thing in zip(world.countries, world.things, strict=False):
+        for query in (country.name, thing.title, f"flag of {country.name}", f"{thing.name} of"):
+            pages = [page.url for page in lookup.search(query)]
+            assert [hit.url for hit in await nano.search(query, k=3)] == pages, query
+            digests = [hashlib.sha256(i.png).hexdigest() for i in lookup.image_search(query)]
+            found = await nano.image_search(query, k=3)
+            assert [image.ref.sha256 for image in found] == digests, query
+
+
+@pytest.mark.parametrize("query", ["", "  ", '"', "^", "(*", "\x00", "unknown"])
+async def test_a_query_without_known_words_finds_nothing(tmp_path: Path, query: str) -> None:
+    assert await small_corpus(tmp_path).search(query, k=3) == ()
+
+
+@pytest.mark.parametrize(
+    "query", ['"Melka', "NOT melka", "melka*", "title:Melka", "Melka AND none"]
+)
+async def test_syntax_in_a_query_is_only_words(tmp_path: Path, query: str) -> None:
+    hits = await small_corpus(tmp_path).search(query, k=3)
+    assert [hit.title for hit in hits] == ["Melka festival"]
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=st.text(max_size=80), k=st.integers(1, 5))
+async def test_any_query_gives_at_most_k_results_twice_the_same(
+    nano: Corpus, query: str, k: int
+) -> None:
+    hits = await nano.search(query, k=k)
+    images = await nano.image_search(query, k=k)
+    assert len(hits) <= k
+    assert len(images) <= k
+    assert (hits, images) == (await nano.search(query, k=k), await nano.image_search(query, k=k))
+
+
+def test_the_version_follows_the_content(tmp_path: Path) -> None:
+    def version(name: str, pages: list[Page], pictures: list[Picture]) -> str:
+        path = tmp_path / name
+        build_corpus(path, pages=pages, images=pictures, store=MemoryImageStore())
+        return Corpus(path).version
+
+    picture = Picture(url="i1", caption="flag", page_url="p1", png=png_bytes())
+    versions = [
+        version("a", PAGES, []),
+        version("b", PAGES[:2], []),
+        version("c", PAGES, [picture]),
+    ]
+    assert len(set(versions)) == 3
+    assert version("d", PAGES, []) == versions[0]
+
+
+def test_a_failed_build_leaves_the_old_corpus(tmp_path: Path) -> None:
+    corpus = small_corpus(tmp_path)
+
+    def broken() -> Iterator[Page]:
+        yield PAGES[0]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="disk is gone"):
+        build_corpus(
+            tmp_path / "corpus.sqlite", pages=broken(), images=[], store=MemoryImageStore()
+        )
+    assert Corpus(tmp_path / "corpus.sqlite").version == corpus.version
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.sqlite"]
+
+
+def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no corpus"):
+        Corpus(tmp_path / "none.sqlite")
+    (tmp_path / "text").write_text("hello, this is not a database at all" * 100)
+    with pytest.raises(ConfigError, match="not a corpus"):
+        Corpus(tmp_path / "text")
