@@ -1,0 +1,330 @@
+"""The loop that drives a run: one asyncio loop on a thread of its own.
+
+        ordinals                 Member                  Group
+  admit ---------> group task --------> member tasks --------> frontier ----> train ----+
+    ^                                                              |                    |
+    +------------------ room: a step is done, or a group has no gradient --------------+
+
+  loop       consumes              produces          waits for              unblocked by
+  ---------  --------------------  ----------------  ---------------------  ----------------------
+  admit      room in the frontier  group tasks       nothing (it is called  train (step done),
+                                                     when room appears)     group (no gradient)
+  group      an ordinal            a Group           its members            the members' ends
+  member     a task                a Member          a free episode slot,   another episode's end,
+                                                     the episode, render,   the workers, the render
+                                                     judge                  replicas, the judge
+  train      the oldest finished   a policy version  the batch; then the    group; the learner; the
+             groups (one batch)                      step, the broadcast    workers
+  watchdog   the timeline          StalledError      the clock              anything that moves
+
+Each member goes on to grading the moment its episode ends, and each group to the frontier the
+moment its last member is graded. With `max_staleness` 0 episodes run only for the batch that is
+asked for; with 1 the next batch's episodes run during the learner's step and between calls of
+`advance`. The bound and its proof stand in cluster/frontier.py.
+
+`advance` raises what stops a run: StalledError, LearnerError, FidelityError, or EmptyBatchesError
+when `max_empty_batches` batches' worth of groups in a row held no gradient.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from cluster.frontier import Ending, Frontier, FrontierState
+from cluster.grading import Grader
+from cluster.members import MemberRunner
+from cluster.parts import Mode, Recorder, RemoteLearner, RolloutPool, TaskSource
+from cluster.status import Status, StepReport
+from cluster.step_metrics import step_metrics
+from cluster.timeline import Timeline
+from core.config import Config
+from core.errors import GensearcherError, LearnerError, StalledError
+from core.records import Group, Member, Score, Task
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STOP_TIMEOUT_S = 60.0
+"""How long a stop waits for a learner step that is under way."""
+
+
+class EmptyBatchesError(GensearcherError):
+    """Too many groups in a row without any gradient."""
+
+
+class Controller:
+    """`start`, then `advance` as often as wanted, then `close`. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        tasks: TaskSource,
+        pool: RolloutPool,
+        grader: Grader,
+        learner: RemoteLearner,
+        recorder: Recorder,
+        timeline: Timeline,
+        state: FrontierState | None = None,
+    ) -> None:
+        self._train_config = config.train
+        self._tasks = tasks
+        self._pool = pool
+        self._learner = learner
+        self._recorder = recorder
+        self._timeline = timeline
+        self._frontier = Frontier(
+            groups_per_step=config.train.groups_per_step,
+            max_staleness=config.train.max_staleness,
+            total_steps=config.train.steps,
+            state=state,
+        )
+        self._members = MemberRunner(
+            pool=pool,
+            grader=grader,
+            recorder=recorder,
+            timeline=timeline,
+            policy_version=lambda: self._frontier.step,
+            max_reissues=config.train.max_reissues,
+            max_parallel=config.rollout.max_parallel_episodes,
+        )
+        self._ended: list[tuple[Group, Ending]] = []
+        self._scores: list[float] = []
+        self._tools: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._last_report: StepReport | None = None
+        self._step_started_s = timeline.now()
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="controller")
+        self._running: set[asyncio.Task[None]] = set()
+        self._update: asyncio.Task[StepReport] | None = None
+        self._group_ended = asyncio.Event()
+        self._crash: asyncio.Future[None] = self._loop.create_future()
+        self._stopping = False
+
+    # -- called from outside --------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the loop; after a resume, give every worker the learner's weights first."""
+        self._thread.start()
+        if self._frontier.step > 0:
+            self.run(self._broadcast())
+
+    def advance(self, steps: int = 1) -> tuple[StepReport, ...]:
+        """Return when that many optimizer steps are done and their weights are applied."""
+        return self.run(self._train(steps))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the controller's loop, under its watchdog; blocks the caller."""
+        return asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop).result()
+
+    def status(self) -> Status:
+        oldest = self._timeline.oldest
+        in_flight = self._timeline.in_flight
+        report = self._last_report
+        return Status(
+            step=self._frontier.step,
+            total_steps=self._train_config.steps,
+            stage=_stage(in_flight, oldest.kind if oldest else "idle"),
+            reward=sum(self._scores) / len(self._scores) if self._scores else None,
+            num_scored=len(self._scores),
+            groups_finished=self._frontier.num_finished,
+            groups_per_step=self._train_config.groups_per_step,
+            in_flight=in_flight,
+            oldest_item=f"{oldest.kind} {oldest.item}" if oldest else "",
+            oldest_age_s=self._timeline.now() - oldest.start_s if oldest else 0.0,
+            tool_calls=self._tools["calls"],
+            cached_tool_calls=self._tools["cached"],
+            failures=dict(self._failures),
+            last_metrics=report.metrics if report else {},
+        )
+
+    @property
+    def frontier_state(self) -> FrontierState:
+        """For a checkpoint; consistent between calls of `advance` and after `stop`."""
+        return self._frontier.state
+
+    def stop(self) -> None:
+        """Let a learner step under way finish, abandon the episodes; the loop lives on."""
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+
+    def close(self) -> None:
+        """Stop, and end the loop and its thread. Harmless when already closed."""
+        if self._thread.is_alive():
+            self.stop()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        if not self._loop.is_closed():
+            self._loop.close()
+
+    # -- admit, group, member -------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while not self._stopping and (ordinal := self._frontier.admit()) is not None:
+            task = asyncio.create_task(self._run_group(ordinal), name=f"group {ordinal}")
+            self._running.add(task)
+            task.add_done_callback(self._on_group_done)
+
+    def _on_group_done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._crash.done():
+            self._crash.set_exception(error)
+
+    async def _run_group(self, ordinal: int) -> None:
+        task = self._tasks.task(ordinal)
+        size = self._train_config.group_size
+        members = await asyncio.gather(
+            *(self._run_member(task, index=index, mode="train") for index in range(size))
+        )
+        group = Group(task=task, members=tuple(members))
+        ending = self._frontier.finish(group)
+        if ending is not None:
+            logger.info("task=%s ended as %s", ordinal, ending)
+            self._end(group, ending)
+            self._admit()
+        self._group_ended.set()
+
+    async def _run_member(self, task: Task, *, index: int, mode: Mode) -> Member:
+        member = await self._members.run(task, index=index, mode=mode)
+        if isinstance(member.outcome, Score):
+            self._scores.append(member.outcome.value)
+        else:
+            self._failures[member.outcome.stage] += 1
+        for turn in member.trajectory.turns if member.trajectory else ():
+            if turn.tool_result is not None:
+                self._tools["calls"] += 1
+                self._tools["cached"] += turn.tool_result.cached
+        return member
+
+    def _end(self, group: Group, ending: Ending) -> None:
+        self._ended.append((group, ending))
+        self._recorder.group(group, ending=ending, step=self._frontier.step)
+
+    # -- train ----------------------------------------------------------------------------------
+
+    async def _train(self, steps: int) -> tuple[StepReport, ...]:
+        self._frontier.aim(self._frontier.step + steps)
+        self._step_started_s = self._timeline.now()
+        self._admit()
+        reports: list[StepReport] = []
+        while len(reports) < steps and not self._stopping:
+            groups = await self._next_batch()
+            self._update = asyncio.create_task(self._train_on(groups))
+            reports.append(await asyncio.shield(self._update))
+        return tuple(reports)
+
+    async def _next_batch(self) -> tuple[Group, ...]:
+        while (groups := self._frontier.take_batch()) is None:
+            self._refuse_to_starve()
+            self._group_ended.clear()
+            await self._group_ended.wait()
+        return groups
+
+    def _refuse_to_starve(self) -> None:
+        num_groups = self._frontier.ends_without_gradient
+        if num_groups < self._train_config.max_empty_batches * self._train_config.groups_per_step:
+            return
+        endings = Counter(str(ending) for _, ending in self._ended[-num_groups:])
+        raise EmptyBatchesError(
+            f"{num_groups} groups in a row held no gradient "
+            f"({endings[Ending.FILTERED]} with equal scores, {endings[Ending.FAILED]} failed; "
+            f"failures by stage: {dict(self._failures) or 'none'}); raise train.group_size or "
+            "the temperature, or give easier tasks"
+        )
+
+    async def _train_on(self, groups: Sequence[Group]) -> StepReport:
+        """One optimizer step, its weights on every worker, then the new version."""
+        version = self._frontier.step
+        with self._timeline.span("learn", f"step {version + 1}"):
+            report = await self._learner.step(groups)
+        if report.version != version + 1:
+            message = f"the learner made version {report.version} out of version {version}"
+            raise LearnerError(message, retryable=False)
+        await self._broadcast()
+        self._frontier.complete_step()
+        for group in groups:
+            self._end(group, Ending.CONSUMED)
+        metrics = {
+            **step_metrics(self._ended, consumed_at_version=version),
+            **report.metrics,
+            **self._seconds(),
+            "learner/samples": float(report.num_samples),
+            "learner/tokens": float(report.num_tokens),
+        }
+        self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
+        self._ended, self._scores = [], []
+        self._recorder.step(self._frontier.step, metrics)
+        self._admit()
+        return self._last_report
+
+    async def _broadcast(self) -> None:
+        with self._timeline.span("broadcast", "weights"):
+            update, payload = await self._learner.publish()
+            await self._pool.apply_weights(update, payload)
+
+    def _seconds(self) -> dict[str, float]:
+        now = self._timeline.now()
+        seconds = self._timeline.flush_seconds(since_s=self._step_started_s)
+        total = now - self._step_started_s
+        self._step_started_s = now
+        return {f"seconds/{kind}": value for kind, value in {**seconds, "step": total}.items()}
+
+    # -- watchdog and stop ----------------------------------------------------------------------
+
+    async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
+        """`work`, cut short by a stall or by a crash of a group task."""
+        self._timeline.touch()
+        worker = asyncio.create_task(work)
+        watchdog = asyncio.create_task(self._watch())
+        try:
+            ends: list[asyncio.Future[Any]] = [worker, watchdog, self._crash]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for failed in (self._crash, watchdog):
+                if failed.done():
+                    failed.result()
+            return worker.result()
+        finally:
+            worker.cancel()
+            watchdog.cancel()
+
+    async def _watch(self) -> None:
+        limit_s = self._train_config.stall_timeout_s
+        while True:
+            quiet_s = self._timeline.quiet_s
+            if quiet_s >= limit_s:
+                raise StalledError(self._stall_sentence(quiet_s))
+            await asyncio.sleep(max(0.01, (limit_s - quiet_s) / 2))
+
+    def _stall_sentence(self, quiet_s: float) -> str:
+        limit_s = self._train_config.stall_timeout_s
+        start = f"nothing moved for {quiet_s:.1f} s (train.stall_timeout_s={limit_s:g})"
+        oldest = self._timeline.oldest
+        if oldest is None:
+            return f"{start}, and nothing is in flight"
+        age_s = self._timeline.now() - oldest.start_s
+        num_open = sum(self._timeline.in_flight.values())
+        return (
+            f"{start}; the oldest of {num_open} in flight is {oldest.kind} of {oldest.item}, "
+            f"{age_s:.1f} s old"
+        )
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        if self._update is not None and not self._update.done():
+            await asyncio.wait({self._update}, timeout=STOP_TIMEOUT_S)
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+def _stage(in_flight: Mapping[str, int], oldest_kind: str) -> str:
+    """The learner and the broadcast hold up everything; else the oldest piece of work does."""
+    for kind in ("learn", "broadcast"):
+        if in_flight.get(kind):
+            return kind
+    return oldest_kind

@@ -1,0 +1,196 @@
+"""One finished episode -> one member of its group: a Score, or a Failure of ours.
+
+The outcome table comes first: an episode without a usable answer gets the floor, or is masked.
+An answer is judged as text while its images render; each image is judged the moment its render
+ends. With several render seeds the scores are averaged.
+
+Never raises for a fault of a stage: that is retried within a budget, then it is the member's
+Failure. In training, an episode that met a broken tool is a Failure too; in evaluation it is
+scored, and `Trajectory.tool_errors` flags it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from cluster.parts import Mode
+from cluster.timeline import Timeline
+from core.config import RenderConfig
+from core.errors import (
+    GensearcherError,
+    JudgeError,
+    RenderError,
+    StageError,
+    ToolError,
+    boundary,
+)
+from core.outcomes import FLOOR, outcome_of
+from core.protocols import ImageModel, Reward
+from core.records import (
+    Answer,
+    Failure,
+    Member,
+    RenderedImage,
+    RenderRequest,
+    Score,
+    ScorePart,
+    StopReason,
+    Task,
+    Trajectory,
+)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Grader:
+    def __init__(
+        self,
+        *,
+        reward: Reward,
+        image_model: ImageModel,
+        render: RenderConfig,
+        masked_reasons: Sequence[StopReason],
+        timeline: Timeline,
+        max_tries: int = 2,
+    ) -> None:
+        self._reward = reward
+        self._image_model = image_model
+        self._render = render
+        self._masked_reasons = frozenset(masked_reasons)
+        self._timeline = timeline
+        self._max_tries = max_tries
+
+    async def grade(self, trajectory: Trajectory, *, mode: Mode) -> Member:
+        """What became of this episode."""
+        if mode == "train" and trajectory.tool_errors:
+            error = ToolError(f"tool failed during the episode: {trajectory.tool_errors[0]}")
+            return _member(trajectory, error.as_failure())
+        masked_reasons = self._masked_reasons if mode == "train" else frozenset[StopReason]()
+        outcome = outcome_of(trajectory.stop_reason, masked_reasons=masked_reasons)
+        if outcome.masked or not outcome.scored_by_judges:
+            return _member(trajectory, Score(value=FLOOR, parts=()), masked=outcome.masked)
+        if not isinstance(trajectory.answer, Answer):
+            name = trajectory.rollout_id
+            raise GensearcherError(f"episode {name} ended with an answer, but it holds none")
+        try:
+            rendered, score = await self._score(trajectory, trajectory.answer)
+        except StageError as error:
+            logger.warning("rollout=%s %s: %s", trajectory.rollout_id, error.stage, error)
+            return _member(trajectory, error.as_failure())
+        return _member(trajectory, score, rendered=rendered)
+
+    async def _score(self, trajectory: Trajectory, answer: Answer) -> tuple[RenderedImage, Score]:
+        item, task = str(trajectory.rollout_id), trajectory.task
+        seeds = self._render.seeds
+        try:
+            async with asyncio.TaskGroup() as group:
+                text = group.create_task(self._judge_text(item, task, answer))
+                images = [
+                    group.create_task(self._judge_image(item, task, answer, seed=seed))
+                    for seed in seeds
+                ]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        rendered, image_parts = zip(*(image.result() for image in images), strict=True)
+        scores = [
+            self._reward.blend(text_parts=text.result(), image_parts=parts) for parts in image_parts
+        ]
+        return rendered[0], mean_score(scores)
+
+    async def _judge_text(self, item: str, task: Task, answer: Answer) -> tuple[ScorePart, ...]:
+        with self._timeline.span("judge", item):
+            return await self._attempt(
+                JudgeError,
+                f"text judge of rollout {item}",
+                lambda: self._reward.text_parts(task=task, answer=answer),
+            )
+
+    async def _judge_image(
+        self, item: str, task: Task, answer: Answer, *, seed: int
+    ) -> tuple[RenderedImage, tuple[ScorePart, ...]]:
+        request = RenderRequest(
+            prompt=answer.gen_prompt,
+            references=answer.chosen[: self._image_model.max_references],
+            seed=seed,
+            steps=self._render.steps,
+            model=self._image_model.name,
+        )
+        with self._timeline.span("render", item):
+            rendered = await self._attempt(
+                RenderError,
+                f"render of rollout {item}",
+                lambda: self._image_model.render(request),
+            )
+        with self._timeline.span("judge", item):
+            parts = await self._attempt(
+                JudgeError,
+                f"image judge of rollout {item}",
+                lambda: self._reward.image_parts(task=task, rendered=rendered),
+            )
+        return rendered, parts
+
+    async def _attempt(
+        self, kind: type[StageError], what: str, call: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Call until it works, at most `max_tries` times; the last StageError passes through."""
+        tries = 1
+        while True:
+            try:
+                with boundary(kind, what):
+                    return await call()
+            except StageError as error:
+                if not error.retryable or tries >= self._max_tries:
+                    raise
+                tries += 1
+                logger.info("%s, try %s of %s: %s", what, tries, self._max_tries, error)
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean over render seeds. Part by part, such that value = sum of weight * value holds.
+
+    Example: 1.0 at weight 0.5 and 0.0 at weight 0.5 become 0.5 at weight 0.5.
+    """
+    if len(scores) == 1:
+        return scores[0]
+    by_name: dict[str, list[ScorePart]] = {}
+    for score in scores:
+        for part in score.parts:
+            by_name.setdefault(part.name, []).append(part)
+    parts = tuple(_mean_part(same, num_scores=len(scores)) for same in by_name.values())
+    return Score(value=sum(score.value for score in scores) / len(scores), parts=parts)
+
+
+def _mean_part(parts: Sequence[ScorePart], *, num_scores: int) -> ScorePart:
+    total_weight = sum(part.weight for part in parts)
+    known = [(part.value, part.weight) for part in parts if part.value is not None]
+    if not known:
+        value = None
+    elif total_weight:
+        value = sum(v * weight for v, weight in known) / total_weight
+    else:
+        value = sum(v for v, _ in known) / len(known)
+    return ScorePart(
+        name=parts[0].name,
+        value=value,
+        weight=total_weight / num_scores,
+        rationale=" | ".join(dict.fromkeys(part.rationale for part in parts)),
+        provenance=parts[0].provenance,
+    )
+
+
+def _member(
+    trajectory: Trajectory,
+    outcome: Score | Failure,
+    *,
+    rendered: RenderedImage | None = None,
+    masked: bool = False,
+) -> Member:
+    return Member(
+        rollout_id=trajectory.rollout_id,
+        trajectory=trajectory,
+        rendered=rendered,
+        outcome=outcome,
+        masked=masked,
+    )

@@ -1,0 +1,95 @@
+"""One member of a group, from its task to its outcome: play the episode, grade it, try again.
+
+The same path serves training and evaluation. A member whose attempt failed by a fault of ours is
+issued again under the next attempt number, up to `max_reissues` times; its last Failure is then
+its outcome. Every attempt is recorded.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+from cluster.grading import Grader
+from cluster.parts import Mode, Recorder, RolloutPool
+from cluster.timeline import Span, Timeline
+from core.errors import InfraError
+from core.records import Failure, Member, RolloutId, Score, Task, Trajectory
+
+logger = logging.getLogger(__name__)
+
+
+class MemberRunner:
+    def __init__(
+        self,
+        *,
+        pool: RolloutPool,
+        grader: Grader,
+        recorder: Recorder,
+        timeline: Timeline,
+        policy_version: Callable[[], int],
+        max_reissues: int,
+        max_parallel: int,
+    ) -> None:
+        self._pool = pool
+        self._grader = grader
+        self._recorder = recorder
+        self._timeline = timeline
+        self._policy_version = policy_version
+        self._max_reissues = max_reissues
+        self._room = asyncio.Semaphore(max_parallel)
+
+    async def run(self, task: Task, *, index: int, mode: Mode) -> Member:
+        """The member's last attempt. Waits for room; `max_parallel` episodes run at once."""
+        attempt = 0
+        while True:
+            rollout_id = RolloutId(ordinal=task.ordinal, index=index, attempt=attempt)
+            member = await self._attempt(task, rollout_id=rollout_id, mode=mode)
+            self._recorder.member(member, mode=mode, step=self._policy_version())
+            outcome = member.outcome
+            if isinstance(outcome, Score):
+                return member
+            if not outcome.retryable or attempt >= self._max_reissues:
+                logger.warning("rollout=%s given up: %s", rollout_id, outcome.message)
+                return member
+            attempt += 1
+
+    async def _attempt(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Member:
+        async with self._room:
+            oldest_allowed = self._policy_version()
+            with self._timeline.span("rollout", str(rollout_id)):
+                played = await self._pool.run(task, rollout_id=rollout_id, mode=mode)
+        if isinstance(played, Failure):
+            return _unplayed(rollout_id, played)
+        for span in tool_spans(played):
+            self._timeline.add(span)
+        oldest = oldest_version(played)
+        if oldest is not None and oldest < oldest_allowed:
+            message = (
+                f"rollout {rollout_id} was sampled by version {oldest} of the policy, "
+                f"but version {oldest_allowed} had been applied"
+            )
+            return _unplayed(rollout_id, InfraError(message).as_failure())
+        return await self._grader.grade(played, mode=mode)
+
+
+def oldest_version(trajectory: Trajectory) -> int | None:
+    """The oldest policy version that any of its tokens was sampled from; None: no tokens."""
+    spans = (span for turn in trajectory.turns for span in turn.completion.policy_versions)
+    return min((version for version, _, _ in spans), default=None)
+
+
+def tool_spans(trajectory: Trajectory) -> Iterator[Span]:
+    """When its tools ran, as the worker's clock saw it."""
+    for turn in trajectory.turns:
+        if turn.tool_result is not None:
+            start_s = turn.started_s + turn.generate_s
+            yield Span(
+                kind="tool",
+                item=str(trajectory.rollout_id),
+                start_s=start_s,
+                end_s=start_s + turn.tool_s,
+            )
+
+
+def _unplayed(rollout_id: RolloutId, failure: Failure) -> Member:
+    return Member(rollout_id=rollout_id, trajectory=None, rendered=None, outcome=failure)

@@ -1,0 +1,69 @@
+"""What the controller needs from the rest of the system, as Protocols.
+
+RolloutPool     Task -> Trajectory | Failure, on whichever worker has room; takes new weights
+RemoteLearner   groups -> one optimizer step -> new weights, wherever the learner runs
+TaskSource      ordinal -> Task, the same task for the same ordinal for ever
+Recorder        keeps members, spans and metrics for the report
+
+cluster/local.py fills them in one process; cluster/ray_parts.py fills them with Ray actors.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from cluster.frontier import Ending
+from cluster.timeline import Span
+from core.records import (
+    Failure,
+    Group,
+    LearnerReport,
+    Member,
+    RolloutId,
+    Task,
+    Trajectory,
+    WeightUpdate,
+)
+
+Mode = Literal["train", "eval"]
+"""Which sampling section of the config an episode uses, and what its tool errors mean."""
+
+
+class RolloutPool(Protocol):
+    async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory | Failure:
+        """Play one episode. Waits for room; never raises for a fault of an engine or a node."""
+        ...
+
+    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+        """Return when every live worker samples from `update`; a worker that is away gets it
+        before it is given work again. Raises InfraError when no worker could take it."""
+        ...
+
+
+class RemoteLearner(Protocol):
+    async def step(self, groups: Sequence[Group]) -> LearnerReport:
+        """One optimizer step. Raises LearnerError, FidelityError."""
+        ...
+
+    async def publish(self) -> tuple[WeightUpdate, Any]:
+        """The current weights and their payload, in whatever form the pool's workers take."""
+        ...
+
+    async def save(self, folder: str) -> None: ...
+
+    async def load(self, folder: str) -> None: ...
+
+
+class TaskSource(Protocol):
+    def task(self, ordinal: int) -> Task: ...
+
+
+class Recorder(Protocol):
+    def member(self, member: Member, *, mode: Mode, step: int) -> None: ...
+
+    def span(self, span: Span) -> None: ...
+
+    def group(self, group: Group, *, ending: Ending, step: int) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """End of a step: everything recorded so far is on disk when this returns."""
+        ...

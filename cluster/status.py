@@ -1,0 +1,39 @@
+"""What a running system says of itself at any moment; read by the live screen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    step: int
+    """Optimizer steps done, which is the policy version."""
+    total_steps: int
+    stage: str
+    """What the run waits for now: a kind of cluster.timeline.STAGES, or "idle"."""
+    reward: float | None
+    """Mean over the members scored since the last step; None before the first."""
+    num_scored: int
+    """Members scored since the last step."""
+    groups_finished: int
+    """Groups that wait for the batch to be complete."""
+    groups_per_step: int
+    in_flight: Mapping[str, int]
+    """Open pieces of work by kind."""
+    oldest_item: str
+    """The piece of work that runs longest, e.g. "render 7.2.0"; "" when nothing runs."""
+    oldest_age_s: float
+    tool_calls: int
+    """Since the start of the process, as are the next two."""
+    cached_tool_calls: int
+    failures: Mapping[str, int]
+    """Failed attempts by stage."""
+    last_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the last step done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    step: int
+    """Number of the step that was done; the first is 1."""
+    metrics: Mapping[str, float]

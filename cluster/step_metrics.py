@@ -1,0 +1,80 @@
+"""Numbers of one training step, from the groups that ended in it.
+
+Rewards are means over all scored members of all groups that ended, filtered ones too: the mean
+over consumed groups alone would leave out what the policy does always well or always badly.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean, pstdev
+
+from cluster.frontier import Ending, has_spread
+from cluster.members import oldest_version
+from core.metrics import Metrics, Reduce
+from core.records import Answer, Failure, Group, Member, Score, StopReason, Trajectory
+
+
+def step_metrics(
+    ended: Sequence[tuple[Group, Ending]], *, consumed_at_version: int
+) -> dict[str, float]:
+    """Means over members, sums of failures and of endings; see docs/metrics.md for each name."""
+    metrics = Metrics()
+    for group, ending in ended:
+        for kind in Ending:
+            metrics.add(f"groups/{kind}", kind is ending, Reduce.SUM)
+        _add_group(metrics, group)
+        if ending is Ending.CONSUMED:
+            for trajectory in _trajectories(group.scored):
+                oldest = oldest_version(trajectory)
+                if oldest is not None:
+                    metrics.add("staleness/mean", consumed_at_version - oldest)
+                    metrics.add("staleness/max", consumed_at_version - oldest, Reduce.MAX)
+    return metrics.flush()
+
+
+def _add_group(metrics: Metrics, group: Group) -> None:
+    values = [m.outcome.value for m in group.scored if isinstance(m.outcome, Score)]
+    if values:
+        metrics.add("reward/group_mean", fmean(values))
+        metrics.add("reward/group_std", pstdev(values))
+        metrics.add("groups/with_spread", has_spread(group))
+    for member in group.members:
+        if isinstance(member.outcome, Failure):
+            metrics.add(f"failures/{member.outcome.stage}", 1, Reduce.SUM)
+            continue
+        metrics.add("members/masked", member.masked)
+        metrics.add("members/attempts", member.rollout_id.attempt + 1)
+        _add_score(metrics, member.outcome, masked=member.masked)
+    for trajectory in _trajectories(group.members):
+        _add_trajectory(metrics, trajectory)
+
+
+def _add_score(metrics: Metrics, score: Score, *, masked: bool) -> None:
+    if not masked:
+        metrics.add("reward/mean", score.value)
+    for part in score.parts:
+        if part.value is not None:
+            metrics.add(f"reward/{part.name}", part.value)
+
+
+def _add_trajectory(metrics: Metrics, trajectory: Trajectory) -> None:
+    metrics.add("episode/turns", len(trajectory.turns))
+    metrics.add("episode/sampled_tokens", trajectory.num_sampled_tokens)
+    metrics.add("episode/images_shown", len(trajectory.shown))
+    metrics.add("episode/valid", isinstance(trajectory.answer, Answer))
+    metrics.add("episode/repairs", sum(len(turn.repairs) for turn in trajectory.turns))
+    if isinstance(trajectory.answer, Answer):
+        metrics.add("episode/references", len(trajectory.answer.chosen))
+    for reason in StopReason:
+        metrics.add(f"stop/{reason}", trajectory.stop_reason is reason)
+    results = [turn.tool_result for turn in trajectory.turns if turn.tool_result]
+    metrics.add("tools/calls", len(results))
+    metrics.add("tools/cost_usd", sum(result.cost_usd for result in results), Reduce.SUM)
+    for result in results:
+        metrics.add("tools/cached", result.cached)
+    names = [turn.tool_call.name for turn in trajectory.turns if turn.tool_call]
+    for name in ("search", "image_search", "browse"):
+        metrics.add(f"tools/{name}", names.count(name))
+
+
+def _trajectories(members: Sequence[Member]) -> Iterator[Trajectory]:
+    return (member.trajectory for member in members if member.trajectory is not None)
