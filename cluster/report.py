@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.charts import Curve, Interval, Span, curves_chart, timeline_chart
+from cluster.recorder import EVENTS, METRICS, read_rows
 from cluster.showcase import Showcase
 from cluster.summary import Heldout, load_heldouts
 from core.errors import ConfigError
@@ -23,7 +24,7 @@ from core.files import write_atomic
 TEMPLATES = Path(__file__).parent / "templates"
 
 SUB_SCORES = ("faithfulness", "visual_correctness", "text_accuracy", "aesthetics")
-TOOL_CURVES = ("tools/search", "tools/image_search", "tools/browse", "tools/cache_hit_rate")
+TOOL_CURVES = ("tools/search", "tools/image_search", "tools/browse", "tools/calls")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Pair:
 
 def write_report(folder: Path) -> Path:
     """Draw the report of a run folder again from its files."""
-    metrics = _read_lines(folder / "metrics.jsonl")
+    metrics = list(read_rows(folder / METRICS))
     heldouts = load_heldouts(folder)
     if not metrics and not heldouts:
         raise ConfigError(f"{folder} holds no metrics.jsonl and no held-out results to report")
@@ -55,7 +56,7 @@ def write_report(folder: Path) -> Path:
         summary=_read_json(folder / "summary.json"),
         heldouts=heldouts,
         charts=_charts(metrics, heldouts),
-        timeline=_timeline(_read_lines(folder / "events.jsonl"), metrics),
+        timeline=_timeline([row for row in read_rows(folder / EVENTS) if row["event"] == "span"]),
         pairs=_pairs(heldouts),
         picture=_Pictures(folder / "images"),
     )
@@ -68,7 +69,7 @@ def _charts(metrics: Sequence[Mapping[str, Any]], heldouts: Sequence[Heldout]) -
     return [
         curves_chart(
             "Reward in training, with held-out points",
-            _curves(metrics, ("reward/mean", "reward/image", "reward/text")),
+            _curves(metrics, ("reward/mean", "reward/text_reward")),
             intervals=_intervals(heldouts, "reward"),
             unit=True,
         ),
@@ -81,7 +82,7 @@ def _charts(metrics: Sequence[Mapping[str, Any]], heldouts: Sequence[Heldout]) -
         curves_chart("Tool calls per episode", _curves(metrics, TOOL_CURVES)),
         curves_chart(
             "Valid answers",
-            _curves(metrics, ("episode/valid_rate",)),
+            _curves(metrics, ("episode/valid",)),
             intervals=_intervals(heldouts, "valid_rate"),
             unit=True,
         ),
@@ -123,7 +124,7 @@ def _intervals(heldouts: Sequence[Heldout], metric: str) -> list[Interval]:
     return intervals
 
 
-def _timeline(events: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> str:
+def _timeline(events: Sequence[Mapping[str, Any]]) -> str:
     """The bars of one step in the middle of the run: from one learner step's end to the next."""
     learned = sorted((e for e in events if e["kind"] == "learn"), key=lambda e: e["end_s"])
     if len(learned) < 2:
@@ -140,7 +141,7 @@ def _timeline(events: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str
         )
         for event in sorted(inside, key=lambda e: e["start_s"])
     ]
-    return timeline_chart(f"Timeline of step {middle + 1} of {len(metrics)}", spans)
+    return timeline_chart(f"Step {middle + 1} of {len(learned)}", spans)
 
 
 def _pairs(heldouts: Sequence[Heldout]) -> list[Pair]:
@@ -166,17 +167,6 @@ class _Pictures:
         data = path.read_bytes()
         kind = "jpeg" if data.startswith(b"\xff\xd8") else "png"
         return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; a last line torn by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def _read_json(path: Path) -> dict[str, Any]:

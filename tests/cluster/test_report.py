@@ -94,8 +94,18 @@ def write_example_run(folder: Path, *, num_tasks: int = 4) -> None:
     events: list[dict[str, Any]] = []
     for step in range(3):
         at = 100.0 + step * 10
-        events.append({"kind": "rollout", "item": "0.0.0", "start_s": at, "end_s": at + 6})
-        events.append({"kind": "learn", "item": str(step), "start_s": at + 7, "end_s": at + 9})
+        events.append(
+            {"event": "span", "kind": "rollout", "item": "0.0.0", "start_s": at, "end_s": at + 6}
+        )
+        events.append(
+            {
+                "event": "span",
+                "kind": "learn",
+                "item": str(step),
+                "start_s": at + 7,
+                "end_s": at + 9,
+            }
+        )
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     summary = {
         "steps": 3,
