@@ -50,7 +50,7 @@ make_venv() {
 
 install_packages() {
     say "installing the packages of $LOCK (about 2 GB to fetch the first time)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+    "$VENV/bin/python" -m pip install -qq --disable-pip-version-check "uv==$UV_VERSION"
     export VIRTUAL_ENV=$PWD/$VENV UV_SYSTEM_CERTS=1
     "$VENV/bin/uv" pip install --quiet -r "$LOCK" --override requirements/overrides.txt
     "$VENV/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
