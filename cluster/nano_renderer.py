@@ -56,6 +56,8 @@ WARMUP_STEPS: Final = 100
 SAVE_EVERY: Final = 200
 NUM_STEPS: Final = 3600
 """Steps of the full build."""
+OVERRIDES_FROM: Final = 1600
+"""First draw and copy, then learn that words win over the reference."""
 STATE_FILE: Final = "recipe_state.safetensors"
 
 
@@ -126,9 +128,11 @@ def new_transformer() -> QwenImageTransformer2DModel:
 def make_batch(*, seed: int, step: int) -> tuple[Example, ...]:
     """The examples of one step: all with a reference, or all without."""
     rng = random.Random(f"{seed}/{step}")
-    with_reference = rng.random() < 0.45
-    make = _reference_example if with_reference else _prompt_example
-    return tuple(make(rng) for _ in range(BATCH_SIZE))
+    late = step >= OVERRIDES_FROM
+    if rng.random() < (0.7 if late else 0.45):
+        shares = (0.0, 0.3, 0.5) if late else (0.0, 0.0, 0.3, 0.7)
+        return tuple(_reference_example(rng, shares=shares) for _ in range(BATCH_SIZE))
+    return tuple(_prompt_example(rng) for _ in range(BATCH_SIZE))
 
 
 def data_digest(*, seed: int, steps: int) -> str:
@@ -148,12 +152,15 @@ def _prompt_example(rng: random.Random) -> Example:
     return Example(words=words, reference=None, target=target)
 
 
-def _reference_example(rng: random.Random) -> Example:
-    """The reference's flag, with its year in words and some attributes said again or overridden."""
+def _reference_example(rng: random.Random, *, shares: tuple[float, ...]) -> Example:
+    """The reference's flag, with its year in words and some attributes said again or overridden.
+
+    `shares` are the possible shares of attributes in words.
+    """
     target = random_flag(rng, banner=rng.random() < 0.85)
     reference = replace(target, banner=None)
     said = {"banner": target.banner}
-    share = rng.choice((0.0, 0.0, 0.3, 0.7))
+    share = rng.choice(shares)
     for name in ("layout", "field", "second", "symbol", "symbol_colour"):
         if rng.random() < share:
             said[name] = getattr(target, name)

@@ -1,0 +1,262 @@
+"""The controller over fakes: order of events, staleness, re-issues, endings, stalls and stops."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from cluster.controller import Controller, EmptyBatchesError
+from cluster.frontier import Ending
+from cluster.grading import Grader
+from cluster.local import LocalLearner
+from cluster.members import oldest_version
+from cluster.timeline import Timeline
+from core.config import Config, build_config
+from core.errors import LearnerError, StalledError
+from core.records import Failure, RolloutId, Score, Task, Trajectory
+from rewards.reward import DualReward
+from tests.builders import make_failure, make_task
+from tests.fakes.image_model import FakeImageModel
+from tests.fakes.images import MemoryImageStore
+from tests.fakes.judge import FakeJudge, text_verdict
+from tests.fakes.learner import FakeLearner
+from tests.fakes.pool import FakePool, MemoryRecorder
+
+
+class Tasks:
+    def task(self, ordinal: int) -> Task:
+        return make_task(ordinal)
+
+
+class World:
+    """A controller over fakes. Members of every group score differently, unless told."""
+
+    def __init__(self, pool: FakePool, *, spread: bool = True, **train: Any) -> None:
+        self.config = self._config(train)
+        self.pool = pool
+        self.learner = FakeLearner()
+        self.recorder = MemoryRecorder()
+        self.timeline = Timeline(self.recorder.span)
+        grades = iter(i % 2 if spread else 0 for i in range(10**6))
+        judge = FakeJudge(grade_text=lambda task, answer: text_verdict(next(grades)))
+        self.controller = Controller(
+            config=self.config,
+            tasks=Tasks(),
+            pool=pool,
+            grader=Grader(
+                reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
+                image_model=FakeImageModel(MemoryImageStore()),
+                render=self.config.render,
+                masked_reasons=(),
+                timeline=self.timeline,
+            ),
+            learner=LocalLearner(self.learner),
+            recorder=self.recorder,
+            timeline=self.timeline,
+        )
+
+    @staticmethod
+    def _config(train: dict[str, Any]) -> Config:
+        tree = {"groups_per_step": 2, "group_size": 3, "steps": 20, "stall_timeout_s": 20.0}
+        return build_config({"train": tree | train})
+
+    @contextmanager
+    def running(self) -> Iterator[Controller]:
+        self.controller.start()
+        try:
+            yield self.controller
+        finally:
+            self.controller.close()
+
+    @property
+    def endings(self) -> dict[int, Ending]:
+        assert len({ordinal for ordinal, _, _ in self.recorder.endings}) == len(
+            self.recorder.endings
+        ), "an ordinal ended twice"
+        return {ordinal: ending for ordinal, ending, _ in self.recorder.endings}
+
+
+def test_a_step_trains_then_publishes_then_applies_and_then_has_its_version() -> None:
+    world = World(FakePool())
+    events: list[Any] = []
+    world.learner.events = world.pool.events = events
+    with world.running() as controller:
+        reports = controller.advance(steps=2)
+    assert [report.step for report in reports] == [1, 2]
+    kept = [event for event in events if event[0] not in ("begin", "end")]
+    assert kept == [
+        ("update", 1, (0, 1)),
+        ("publish", 1),
+        ("apply_weights", 1),
+        ("update", 2, (2, 3)),
+        ("publish", 2),
+        ("apply_weights", 2),
+    ]
+
+
+def test_sync_episodes_all_come_from_the_version_that_they_train() -> None:
+    world = World(FakePool(), max_staleness=0)
+    with world.running() as controller:
+        reports = controller.advance(steps=3)
+    begins = [event for event in world.pool.events if event[0] == "begin"]
+    assert [version for _, _, version in begins] == [0] * 6 + [1] * 6 + [2] * 6
+    assert all(report.metrics["staleness/max"] == 0 for report in reports)
+    assert world.endings == dict.fromkeys(range(6), Ending.CONSUMED)
+
+
+def test_one_step_off_plays_ahead_and_stays_within_its_bound() -> None:
+    world = World(FakePool(), max_staleness=1)
+    with world.running() as controller:
+        controller.advance(steps=1)
+        controller.run(asyncio.sleep(0.05))
+        begun = {event[1].ordinal for event in world.pool.events if event[0] == "begin"}
+        assert begun == {0, 1, 2, 3}, "the next batch is in flight between calls"
+        reports = controller.advance(steps=4)
+    assert {report.metrics["staleness/max"] for report in reports} == {1.0}
+    assert set(world.endings.values()) == {Ending.CONSUMED}
+
+
+def test_a_failed_member_is_issued_again_and_then_left_out() -> None:
+    async def play(task: Task, rollout_id: RolloutId) -> Failure | None:
+        if task.ordinal == 0 and rollout_id.index == 0:
+            return make_failure()
+        if task.ordinal == 1 and rollout_id.index == 1 and rollout_id.attempt == 0:
+            return make_failure()
+        return None
+
+    world = World(FakePool(play), max_reissues=2)
+    with world.running() as controller:
+        (report,) = controller.advance()
+    attempts = [str(m.rollout_id) for _, _, m in world.recorder.members if m.trajectory is None]
+    assert sorted(attempts) == ["0.0.0", "0.0.1", "0.0.2", "1.1.0"]
+    assert report.metrics["failures/render"] == 1
+    assert world.endings == {0: Ending.CONSUMED, 1: Ending.CONSUMED}
+
+
+def test_a_failure_that_cannot_be_mended_is_not_issued_again() -> None:
+    async def play(task: Task, rollout_id: RolloutId) -> Failure | None:
+        hopeless = task.ordinal == 0 and rollout_id.index == 0
+        return make_failure(retryable=False) if hopeless else None
+
+    world = World(FakePool(play))
+    with world.running() as controller:
+        controller.advance()
+    failed = [m.rollout_id for _, _, m in world.recorder.members if m.trajectory is None]
+    assert [str(rollout_id) for rollout_id in failed] == ["0.0.0"]
+
+
+def test_a_group_with_fewer_than_two_scored_members_fails_and_is_replaced() -> None:
+    async def play(task: Task, rollout_id: RolloutId) -> Failure | None:
+        return make_failure() if task.ordinal == 0 and rollout_id.index else None
+
+    world = World(FakePool(play), max_reissues=0)
+    with world.running() as controller:
+        (report,) = controller.advance()
+    assert world.endings == {0: Ending.FAILED, 1: Ending.CONSUMED, 2: Ending.CONSUMED}
+    assert report.metrics["groups/failed"] == 1
+
+
+def test_tokens_of_a_version_that_was_replaced_are_never_used() -> None:
+    """A worker that came back with the first weights is found out, and its episode re-issued."""
+
+    async def play(task: Task, rollout_id: RolloutId) -> Trajectory | None:
+        from tests.builders import make_trajectory
+
+        if world.pool.version == 1 and rollout_id.attempt == 0 and rollout_id.index == 0:
+            return make_trajectory(task=task, rollout_id=rollout_id, version=0)
+        return None
+
+    world = World(FakePool(play), max_staleness=0)
+    with world.running() as controller:
+        controller.advance(steps=2)
+    stale = [m for _, _, m in world.recorder.members if isinstance(m.outcome, Failure)]
+    assert [str(m.rollout_id) for m in stale] == ["2.0.0", "3.0.0"]
+    scored = [m for _, s, m in world.recorder.members if isinstance(m.outcome, Score) and s == 1]
+    assert {oldest_version(m.trajectory) for m in scored if m.trajectory} == {1}
+
+
+def test_a_run_without_any_gradient_stops_and_says_why() -> None:
+    world = World(FakePool(), spread=False, max_empty_batches=3)
+    with world.running() as controller, pytest.raises(EmptyBatchesError, match="6 with equal"):
+        controller.advance()
+    assert set(world.endings.values()) == {Ending.FILTERED}
+    assert world.learner.events == []
+
+
+def test_a_stall_names_the_stage_the_oldest_item_and_its_age() -> None:
+    async def play(task: Task, rollout_id: RolloutId) -> None:
+        await asyncio.sleep(60 if str(rollout_id) == "1.2.0" else 0)
+
+    world = World(FakePool(play), stall_timeout_s=0.3)
+    with world.running() as controller:
+        with pytest.raises(StalledError, match=r"rollout of 1\.2\.0, 0\.[3-9] s old"):
+            controller.advance()
+        status = controller.status()
+    assert (status.stage, status.oldest_item) == ("rollout", "rollout 1.2.0")
+    assert status.groups_finished == 1
+
+
+def test_a_broken_learner_stops_the_run() -> None:
+    world = World(FakePool())
+    world.learner = FakeLearner(fail_times={1: 1})
+    world.controller._learner = LocalLearner(world.learner)
+    with world.running() as controller, pytest.raises(LearnerError, match="update 1"):
+        controller.advance()
+
+
+def test_a_bug_in_a_group_stops_the_run_at_once() -> None:
+    async def play(task: Task, rollout_id: RolloutId) -> None:
+        raise ZeroDivisionError("a bug in the pool")
+
+    world = World(FakePool(play))
+    with world.running() as controller, pytest.raises(ZeroDivisionError):
+        controller.advance()
+
+
+def test_a_stop_abandons_episodes_and_keeps_them_pending() -> None:
+    held = threading.Event()
+
+    async def play(task: Task, rollout_id: RolloutId) -> None:
+        if task.ordinal >= 2:
+            held.set()
+            await asyncio.sleep(600)
+
+    world = World(FakePool(play))
+    with world.running() as controller:
+        controller.advance(steps=1)
+        waiter = threading.Thread(target=lambda: _swallow(controller), daemon=True)
+        waiter.start()
+        assert held.wait(5)
+        started = time.monotonic()
+        controller.stop()
+        assert time.monotonic() - started < 2
+        assert controller.frontier_state.step == 1
+        assert controller.frontier_state.pending == (2, 3)
+        waiter.join(5)
+        assert not waiter.is_alive()
+
+
+def _swallow(controller: Controller) -> None:
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - whatever a stop does to a waiter
+        controller.advance(steps=1)
+
+
+def test_status_and_metrics_tell_what_happened() -> None:
+    world = World(FakePool())
+    with world.running() as controller:
+        before = controller.status()
+        (report,) = controller.advance()
+        after = controller.status()
+    assert (before.step, before.reward, before.stage) == (0, None, "idle")
+    assert (after.step, after.groups_finished, after.in_flight) == (1, 0, {})
+    assert after.last_metrics == report.metrics
+    assert report.metrics["reward/mean"] == pytest.approx(0.5)
+    assert report.metrics["groups/consumed"] == 2
+    assert report.metrics["learner/samples"] == 6
+    for kind in ("rollout", "render", "judge", "learn", "broadcast", "idle", "step"):
+        assert report.metrics[f"seconds/{kind}"] >= 0
+    assert world.recorder.steps == [(1, report.metrics)]
