@@ -1,0 +1,160 @@
+"""vLLM as a policy: tokens in, tokens out, and weights that change under running requests.
+
+`VllmEngine` keeps vLLM's LLMEngine in this process, on a thread of its own; many requests are in
+flight at once. Log-probabilities are log pi at the sampling temperature over the vocabulary less
+the banned ids, before top-p. Every token knows the policy version that sampled it. A fault of the
+engine is an InfraError for every request in flight and for every later one.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.engine.arg_utils import EngineArgs
+from vllm.outputs import RequestOutput
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from actors.engine_thread import EngineThread
+from actors.stats import EngineStats
+from actors.vllm_requests import (
+    build_prompt,
+    build_sampling,
+    engine_args,
+    load_images,
+    to_generated,
+)
+from core.config import Config
+from core.protocols import Generated, GenerateRequest, ImageStore
+from core.records import WeightUpdate
+from learners.publish import unpack_weights
+
+
+class VllmEngine:
+    """An `Engine` (core/protocols.py) for one device. Needs the variables of `worker_env`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        images: ImageStore,
+        stop_ids: Sequence[int],
+        policy_version: int = 0,
+    ) -> None:
+        """Start vLLM and wait for it (seconds). `config.policy.path` holds `policy_version`.
+
+        Raises InfraError when vLLM does not start.
+        """
+        self._images = images
+        self._stop_ids = tuple(stop_ids)
+        self._policy_version = policy_version
+        self._request_numbers = itertools.count()
+        self._counts = _Counts()
+        args = engine_args(config)
+        self._thread = EngineThread(
+            lambda: _start(args, policy_version=policy_version),
+            shutdown=lambda engine: engine.engine_core.shutdown(),
+            name="vLLM",
+        )
+
+    @property
+    def policy_version(self) -> int:
+        return self._policy_version
+
+    async def generate(self, request: GenerateRequest) -> Generated:
+        """Sample one turn. Cancelling it takes the request out of the engine."""
+        started_s = time.perf_counter()
+        pixels = await asyncio.to_thread(load_images, request.images, self._images)
+        request_id = f"{request.rollout_id}-{next(self._request_numbers)}"
+
+        def add(engine: LLMEngine) -> None:
+            salt = f"{self._policy_version}-{self._counts.updates}"
+            prompt = build_prompt(request, pixels, salt=salt)
+            params = build_sampling(
+                request.sampling, max_tokens=request.max_tokens, stop_ids=self._stop_ids
+            )
+            engine.add_request(request_id, prompt, params)
+
+        output = await asyncio.wrap_future(self._thread.request(request_id, add))
+        self._counts.add(output, seconds=time.perf_counter() - started_s)
+        return to_generated(request, output)
+
+    async def apply_weights(self, update: WeightUpdate, payload: np.ndarray) -> None:
+        """Replace the weights between two steps; running requests go on with the new ones.
+
+        The payload is checked beside the engine, which samples on meanwhile. Raises InfraError;
+        after one that comes from loading (not from checking) the engine is closed, because its
+        weights are then neither old nor new.
+        """
+        tensors = await asyncio.to_thread(unpack_weights, update, payload)
+
+        def load(engine: LLMEngine) -> None:
+            self._load(engine, tensors, version=update.version)
+
+        await asyncio.wrap_future(self._thread.call(load, fatal=True))
+
+    async def stats(self) -> EngineStats:
+        """Raises InfraError when the engine is dead."""
+        kv_usage = await asyncio.wrap_future(self._thread.call(_kv_usage))
+        counts = self._counts
+        return EngineStats(
+            num_running=self._thread.num_running,
+            kv_usage=kv_usage,
+            num_requests=counts.requests,
+            num_prompt_tokens=counts.prompt_tokens,
+            num_cached_tokens=counts.cached_tokens,
+            num_sampled_tokens=counts.sampled_tokens,
+            generate_s=counts.generate_s,
+            num_updates=counts.updates,
+            update_s=counts.update_s,
+        )
+
+    def check(self) -> None:
+        """Raises InfraError when the engine is dead."""
+        self._thread.check()
+
+    async def aclose(self) -> None:
+        """Shut the engine down. Requests in flight fail with InfraError."""
+        await asyncio.to_thread(self._thread.close)
+
+    def _load(
+        self, engine: LLMEngine, tensors: Iterator[tuple[str, torch.Tensor]], *, version: int
+    ) -> None:
+        started_s = time.perf_counter()
+        engine.collective_rpc("load_policy", args=(tensors,))
+        engine.reset_encoder_cache()  # its image features are the old vision tower's
+        engine.set_weight_version(str(version))
+        self._policy_version = version
+        self._counts.updates += 1
+        self._counts.update_s += time.perf_counter() - started_s
+
+
+class _Counts:
+    """Running sums behind EngineStats."""
+
+    def __init__(self) -> None:
+        self.requests = self.prompt_tokens = self.cached_tokens = self.sampled_tokens = 0
+        self.updates = 0
+        self.generate_s = self.update_s = 0.0
+
+    def add(self, output: RequestOutput, *, seconds: float) -> None:
+        self.requests += 1
+        self.prompt_tokens += len(output.prompt_token_ids or ())
+        self.cached_tokens += output.num_cached_tokens or 0
+        self.sampled_tokens += len(output.outputs[0].token_ids)
+        self.generate_s += seconds
+
+
+def _start(args: EngineArgs, *, policy_version: int) -> LLMEngine:
+    engine = LLMEngine.from_engine_args(args)
+    engine.collective_rpc("report_whole_logprobs")
+    engine.set_weight_version(str(policy_version))
+    return engine
+
+
+def _kv_usage(engine: LLMEngine) -> float:
+    core: Any = engine.engine_core
+    return float(core.engine_core.scheduler.kv_cache_manager.usage)
