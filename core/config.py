@@ -248,6 +248,11 @@ def has_secret(name: str) -> bool:
     return bool(os.environ.get(name, ""))
 
 
+def ray_address(config: Config) -> str | None:
+    """The Ray to join: `cluster.address`, else RAY_ADDRESS; None: start a local one."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def _recipe_path(recipe: str) -> Path:
     for path in (Path(recipe), RECIPES / f"{recipe}.yaml"):
         if path.is_file():
@@ -273,7 +278,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _parse_value(text: str) -> Any:
     """A YAML value, except that 1e-4 is a number (YAML 1.1 reads it as text)."""
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the value {text!r} of an override is not valid YAML: {error}"
+        ) from error
     if isinstance(value, str):
         try:
             return float(value)
