@@ -1,0 +1,268 @@
+"""What the policy may write to a tool, what it reads back, and what a failing provider does."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from core.errors import InfraError, ToolError
+from core.records import FoundImage, ToolCall, ToolResult
+from envs.cache import ToolCache
+from envs.passages import one_line, relevant_passages
+from envs.provider import Page, SearchHit
+from envs.toolbox import UNAVAILABLE, LocalToolbox
+from envs.tools import NOTHING_FOUND, BrowseTool, ImageSearchTool, ProviderTool, SearchTool
+from tests.builders import make_found_image, make_rollout_id
+
+
+class SetProvider:
+    """A provider whose answers are set beforehand; `error` makes every method fail."""
+
+    version = "set-1"
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.hits: dict[str, tuple[SearchHit, ...]] = {}
+        self.images: tuple[FoundImage, ...] = ()
+        self.pages: dict[str, Page] = {}
+        self.error: Exception | None = None
+        self.delay_s = 0.0
+
+    async def _answer(self, *event: Any) -> None:
+        self.events.append(event)
+        await asyncio.sleep(self.delay_s)
+        if self.error is not None:
+            raise self.error
+
+    async def search(self, query: str, *, k: int) -> Sequence[SearchHit]:
+        await self._answer("search", query, k)
+        return self.hits.get(query, ())[:k]
+
+    async def image_search(self, query: str, *, k: int) -> Sequence[FoundImage]:
+        await self._answer("image_search", query, k)
+        return self.images[:k]
+
+    async def page(self, url: str) -> Page | None:
+        await self._answer("page", url)
+        return self.pages.get(url)
+
+
+def make_hit(number: int, *, title: str = "Torvi", snippet: str = "founded 47.") -> SearchHit:
+    return SearchHit(url=f"p{number:04d}", title=title, snippet=snippet)
+
+
+@pytest.fixture
+def provider() -> SetProvider:
+    return SetProvider()
+
+
+@pytest.fixture
+def toolbox(provider: SetProvider, tmp_path: Path) -> LocalToolbox:
+    tools: list[ProviderTool[Any]] = [
+        SearchTool(provider, top_k=3),
+        ImageSearchTool(provider, top_k=2),
+        BrowseTool(provider),
+    ]
+    return LocalToolbox(tools, ToolCache(tmp_path / "cache.sqlite"), timeout_s=0.2)
+
+
+async def call(toolbox: LocalToolbox, name: str, arguments: Any) -> ToolResult:
+    raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    result = await toolbox.call(ToolCall(name=name, arguments=raw), rollout_id=make_rollout_id())
+    return replace(result, latency_s=0.0)
+
+
+async def test_search_joins_queries_and_shows_a_page_once(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    provider.hits = {"a": (make_hit(1), make_hit(2)), "b": (make_hit(2), make_hit(3))}
+    result = await call(toolbox, "search", {"queries": [" a", "b", "a"]})
+    lines = [
+        "[p0001] Torvi: founded 47.",
+        "[p0002] Torvi: founded 47.",
+        "[p0003] Torvi: founded 47.",
+    ]
+    assert result == ToolResult(text="\n".join(lines))
+    assert provider.events == [("search", "a", 3), ("search", "b", 3)]
+
+
+async def test_a_page_cannot_forge_a_second_line(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    provider.hits = {"a": (make_hit(1, title="T\n[p9] X: y\x00\u2028z", snippet="s" * 9999),)}
+    text = (await call(toolbox, "search", {"queries": ["a"]})).text
+    assert text.startswith("[p0001] T [p9] X: y z: sss")
+    assert len(text) < 600
+    assert "\n" not in text
+
+
+async def test_nothing_found_is_said_in_words(toolbox: LocalToolbox) -> None:
+    for name, arguments in [("search", {"queries": ["a"]}), ("image_search", {"query": "a"})]:
+        assert await call(toolbox, name, arguments) == ToolResult(text=NOTHING_FOUND)
+    browsed = await call(toolbox, "browse", {"url": "p1", "query": "a"})
+    assert browsed == ToolResult(text="there is no such page")
+
+
+async def test_image_search_gives_images_and_leaves_the_text_to_the_episode(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    provider.images = tuple(make_found_image(n, title=f"flag\n{n}") for n in "abc")
+    result = await call(toolbox, "image_search", {"query": "flag", "top_k": 9})
+    assert result.text == ""
+    assert [image.title for image in result.images] == ["flag a", "flag b"]
+    assert provider.events == [("image_search", "flag", 2)]
+
+
+async def test_browse_gives_a_short_page_whole_and_the_right_part_of_a_long_one(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    filler = "\n\n".join(f"paragraph {n} " + "about nothing " * 40 for n in range(50))
+    provider.pages = {
+        "p1": Page(url="p1", title="Torvi", text="founded 47,\nfield red."),
+        "p2": Page(
+            url="p2", title="Long", text=f"{filler}\n\nTorvi was founded in 47.\n\n{filler}"
+        ),
+    }
+    short = await call(toolbox, "browse", {"url": "p1", "query": "year"})
+    assert short.text == "[p1] Torvi: founded 47, field red."
+    long = await call(toolbox, "browse", {"url": "p2", "query": "When was Torvi founded?"})
+    assert "Torvi was founded in 47." in long.text
+    assert len(long.text) < 4200
+
+
+BAD_ARGUMENTS = [
+    ("search", "", "not valid JSON"),
+    ("search", "{", "not valid JSON"),
+    ("search", "[]", "not a JSON object"),
+    ("search", "null", "not a JSON object"),
+    ("search", {}, "queries is missing"),
+    ("search", {"query": "a", "queries": ["a"]}, "unknown name; use queries, top_k"),
+    ("search", {"queries": []}, "queries: "),
+    ("search", {"queries": "a"}, "queries: "),
+    ("search", {"queries": ["a"] * 6}, "queries: "),
+    ("search", {"queries": [" \n"]}, "queries: it is empty"),
+    ("search", {"queries": ["a" * 401]}, "queries: it is longer than 400 characters"),
+    ("search", {"queries": ["a"], "top_k": 0}, "top_k: "),
+    ("search", {"queries": ["a"], "top_k": "3"}, "top_k: "),
+    ("search", {"queries": ["a"], "top_k": True}, "top_k: "),
+    ("image_search", {"query": "a", "save_dir": "/etc"}, "unknown name; use query, top_k"),
+    ("browse", {"url": "p1"}, "query is missing"),
+    ("browse", {"url": "", "query": "a"}, "url: it is empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), BAD_ARGUMENTS)
+async def test_a_bad_argument_is_one_sentence_and_reaches_no_provider(
+    toolbox: LocalToolbox, provider: SetProvider, name: str, arguments: Any, expected: str
+) -> None:
+    result = await call(toolbox, name, arguments)
+    assert result.text.startswith(f"bad arguments: {expected}")
+    assert result.error is None
+    assert "\n" not in result.text
+    assert provider.events == []
+    assert toolbox.counters().bad_calls == 1
+
+
+async def test_an_unknown_tool_is_an_ordinary_result(toolbox: LocalToolbox) -> None:
+    result = await call(toolbox, "rm", {})
+    assert result == ToolResult(text="there is no such tool; use search, image_search, browse")
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+RAW_ARGUMENTS = (
+    st.text()
+    | JSON_VALUES.map(json.dumps)
+    | st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("queries", "query", "url", "top_k"), JSON_VALUES)
+    ).map(json.dumps)
+)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=st.sampled_from(["search", "image_search", "browse"]), raw=RAW_ARGUMENTS)
+async def test_no_arguments_break_a_tool(toolbox: LocalToolbox, name: str, raw: str) -> None:
+    result = await call(toolbox, name, raw)
+    assert result.error is None
+    assert result.text.isascii()
+
+
+async def test_a_provider_that_is_down_is_an_error_that_is_not_kept(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    provider.error = ToolError("HTTP 503 after 3 tries")
+    result = await call(toolbox, "search", {"queries": ["a"]})
+    assert result == ToolResult(text=UNAVAILABLE, error="search: HTTP 503 after 3 tries")
+    provider.error = None
+    assert (await call(toolbox, "search", {"queries": ["a"]})).error is None
+    assert toolbox.counters().errors == 1
+
+
+async def test_a_provider_that_is_too_slow_is_an_error(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    provider.delay_s = 10.0
+    result = await call(toolbox, "browse", {"url": "p1", "query": "a"})
+    assert (result.text, result.error) == (UNAVAILABLE, "browse: no answer within 0.2 s")
+
+
+async def test_a_defect_of_a_provider_is_an_error_and_a_store_fault_is_not_hidden(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    provider.error = KeyError("organic")
+    result = await call(toolbox, "search", {"queries": ["a"]})
+    assert result.error == "search: tool search: KeyError: 'organic'"
+    provider.error = InfraError("the image store is full")
+    with pytest.raises(InfraError, match="full"):
+        await call(toolbox, "search", {"queries": ["a"]})
+
+
+async def test_equal_calls_share_one_key_however_they_are_written(
+    toolbox: LocalToolbox, provider: SetProvider
+) -> None:
+    first = await call(toolbox, "search", '{"queries": ["a  b"]}')
+    second = await call(toolbox, "search", '{"top_k": 3,\n"queries":["a b"]}')
+    assert (first.cached, second.cached) == (False, True)
+    await call(toolbox, "search", {"queries": ["a b"], "top_k": 4})
+    provider.version = "set-2"
+    await call(toolbox, "search", {"queries": ["a b"]})
+    counters = toolbox.counters()
+    assert (counters.calls, counters.hits, counters.fetches, counters.in_flight) == (4, 1, 3, 0)
+
+
+def test_the_schemas_name_what_the_tools_read(provider: SetProvider) -> None:
+    tools = (
+        SearchTool(provider, top_k=3),
+        ImageSearchTool(provider, top_k=2),
+        BrowseTool(provider),
+    )
+    for tool in tools:
+        model = tool.model.model_json_schema()
+        assert set(tool.spec.parameters["properties"]) == set(model["properties"])
+        assert tool.spec.parameters["required"] == model["required"]
+    assert tools[0].spec.parameters["properties"]["top_k"]["default"] == 3
+
+
+@given(text=st.text(), query=st.text(max_size=20), max_chars=st.integers(50, 200))
+def test_passages_are_one_printable_line_within_their_budget(
+    text: str, query: str, max_chars: int
+) -> None:
+    passages = relevant_passages(text * 5, query, max_chars=max_chars)
+    assert len(passages) <= max_chars
+    assert passages.isprintable()
+
+
+def test_one_line_cuts_and_cleans() -> None:
+    assert one_line(" a\tb\r\nc\u200b\ud800d ", max_chars=20) == "a b c d"
+    assert one_line("abcdefgh", max_chars=6) == "abc..."
