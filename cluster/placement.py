@@ -1,0 +1,100 @@
+"""Where a run's actors go, and whether they fit, before anything starts.
+
+Ray waits for ever for a place that will never be free; here it is one sentence instead. Every
+actor of a run is one `Demand`; `refuse_what_cannot_fit` packs them onto the nodes, largest first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from core.config import Config
+from core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """One actor."""
+
+    name: str
+    num_cpus: float
+    num_gpus: float = 0.0
+    setting: str
+    """The key of the config that would make it smaller."""
+
+
+def demands(config: Config) -> tuple[Demand, ...]:
+    """Every actor of a training run with what it asks of Ray."""
+    rollout = Demand(
+        name="rollout worker",
+        num_cpus=config.rollout.num_cpus_per_worker,
+        num_gpus=config.rollout.num_gpus_per_worker * config.rollout.tensor_parallel,
+        setting="rollout.num_workers",
+    )
+    render = Demand(
+        name="render actor",
+        num_cpus=config.render.num_cpus_per_replica,
+        num_gpus=config.render.num_gpus_per_replica,
+        setting="render.max_replicas",
+    )
+    learner = Demand(
+        name="learner",
+        num_cpus=config.learner.num_cpus,
+        num_gpus=learner_gpus(config),
+        setting="learner.num_cpus",
+    )
+    search = Demand(
+        name="search actor",
+        num_cpus=config.cluster.search_num_cpus,
+        setting="cluster.search_num_cpus",
+    )
+    judge = Demand(
+        name="judge actor",
+        num_cpus=config.cluster.judge_num_cpus,
+        setting="cluster.judge_num_cpus",
+    )
+    return (
+        *(rollout,) * config.rollout.num_workers,
+        *(render,) * config.render.max_replicas,
+        learner,
+        search,
+        judge,
+    )
+
+
+def learner_gpus(config: Config) -> int:
+    """The learner never shares a rollout GPU: it has one of its own, or none."""
+    return 1 if config.learner.device == "cuda" else 0
+
+
+def refuse_what_cannot_fit(
+    asked: Sequence[Demand], *, nodes: Sequence[Mapping[str, float]]
+) -> None:
+    """Pack actors onto nodes ({"CPU": 2.0, "GPU": 0.0}), first fit, largest first.
+
+    Raises ConfigError that names the first actor without a place, and what would make room.
+    """
+    free = [{"CPU": node.get("CPU", 0.0), "GPU": node.get("GPU", 0.0)} for node in nodes]
+    for demand in sorted(asked, key=lambda d: (d.num_gpus, d.num_cpus), reverse=True):
+        for node in free:
+            if _fits(demand, node):
+                node["CPU"] -= demand.num_cpus
+                node["GPU"] -= demand.num_gpus
+                break
+        else:
+            raise ConfigError(_no_room(demand, asked, nodes))
+
+
+def _fits(demand: Demand, node: Mapping[str, float]) -> bool:
+    rounding = 1e-9
+    return demand.num_cpus <= node["CPU"] + rounding and demand.num_gpus <= node["GPU"] + rounding
+
+
+def _no_room(demand: Demand, asked: Sequence[Demand], nodes: Sequence[Mapping[str, float]]) -> str:
+    cpus, gpus = sum(d.num_cpus for d in asked), sum(d.num_gpus for d in asked)
+    there = [sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")]
+    return (
+        f"no node has room for a {demand.name} ({demand.num_cpus:g} CPU, {demand.num_gpus:g} "
+        f"GPU): the run asks for {cpus:g} CPU and {gpus:g} GPU in all, the cluster of "
+        f"{len(nodes)} has {there[0]:g} CPU and {there[1]:g} GPU; lower {demand.setting} or add "
+        "nodes"
+    )
