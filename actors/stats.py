@@ -1,4 +1,4 @@
-"""What a rollout worker reports of itself. Imports no engine, so that the controller can read it."""
+"""What a rollout worker reports of itself. Imports no engine: the controller reads it too."""
 
 from dataclasses import dataclass
 

@@ -32,7 +32,7 @@ ALSO = {"learners/rllib_learner.py": {"ray.rllib"}}
 """Single files that may import more than their room, because that is their job."""
 
 HOMES = {
-    "vllm": ("actors/vllm_engine.py",),
+    "vllm": ("actors/vllm_",),
     "deepspeed": ("learners/engine.py",),
     "diffusers": ("actors/", "cluster/nano_renderer.py"),
     "ray": ("actors/", "cluster/", "learners/rllib_learner.py"),
