@@ -21,7 +21,7 @@ from envs.tools import SearchTool
 from tests.builders import make_rollout_id
 from tests.fakes.images import MemoryImageStore
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
 TORVI = "[p1] Torvi: founded 47."
 
@@ -86,7 +86,7 @@ async def test_an_actor_that_is_gone_is_an_error_within_the_deadline(handle: Any
         await client.counters()
 
 
-async def test_an_error_of_the_toolbox_comes_out_as_it_went_in(handle: Any, tmp_path: Path) -> None:
+async def test_an_error_of_the_toolbox_comes_out_as_it_went_in(tmp_path: Path) -> None:
     full = start_search_actor(functools.partial(open_full_store, tmp_path), num_cpus=0.1)
     with pytest.raises(InfraError, match="full") as caught:
         await search(SearchClient(full), "Torvi")
