@@ -1,0 +1,139 @@
+"""The memory of a plan: weights, gradients, optimizer, activations and caches, with formulas."""
+
+from cluster import rates
+from cluster.model_sizes import BYTES, ImageModelSize, PolicySize
+from cluster.rates import Figure
+from core.config import Config
+
+ACTIVATION_BYTES = 34
+"""Bytes of activations per token, layer and unit of width in 16 bits (arXiv 2205.05198, eq. 1)."""
+LOGIT_CHUNK = 1024
+"""Tokens whose logits exist at one time."""
+
+
+def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """Per GPU of a worker, or of all workers on CPUs."""
+    on_gpu = config.rollout.num_gpus_per_worker > 0
+    where = "rollout, per GPU" if on_gpu else "rollout workers (host)"
+    share = 1 / config.rollout.tensor_parallel if on_gpu else config.rollout.num_workers
+    width = BYTES[config.policy.dtype]
+    per_token = policy.kv_bytes_per_token(dtype=config.policy.dtype)
+    cache = config.rollout.kv_cache_gib * 2**30
+    return (
+        _memory(
+            where,
+            "weights",
+            policy.params * width * share,
+            f"{policy.params:,} parameters x {width} B x {share:g}",
+            policy.source,
+        ),
+        _memory(
+            where,
+            "KV cache",
+            cache * share,
+            f"rollout.kv_cache_gib x {share:g}; {per_token:,} B per token = 2 x "
+            f"{policy.num_layers} layers x {policy.num_kv_heads} heads x {policy.head_dim} x "
+            f"{width}: room for {int(cache // (per_token * config.rollout.max_context))} full contexts",
+            "recipe",
+        ),
+    )
+
+
+def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """Weights, gradients and optimizer in host memory; activations where the compute is."""
+    learner = config.learner
+    trained = policy.text_params if learner.freeze_vision else policy.params
+    width = BYTES[learner.dtype]
+    where = "learner (host)"
+    source = f"{policy.source}; ZeRO's partitions"
+    state = (
+        ("weights", policy.params * width, f"{policy.params:,} x {width} B"),
+        ("master weights", trained * 4, f"{trained:,} trained x 4 B"),
+        ("gradients", trained * 4, f"{trained:,} trained x 4 B"),
+        ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
+    )
+    return (
+        *(_memory(where, what, value, formula, source) for what, value, formula in state),
+        *_activations(config, policy),
+    )
+
+
+def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    learner = config.learner
+    width = BYTES[learner.dtype]
+    tokens, hidden, layers = learner.micro_batch_tokens, policy.hidden_size, policy.num_layers
+    one_layer = tokens * hidden * ACTIVATION_BYTES * width / 2
+    logits = 2 * LOGIT_CHUNK * policy.vocab_size * 4
+    logits_formula = f"logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B"
+    paper = "arXiv 2205.05198, eq. 1; attention scores are not stored"
+    if learner.device == "cpu":
+        formula = f"{tokens:,} tokens x {layers} layers x {hidden} x {17 * width} B"
+        value = layers * one_layer + logits
+        return (
+            _memory("learner (host)", "activations", value, f"{formula} + {logits_formula}", paper),
+        )
+    kept = tokens * hidden * layers * width
+    stream = 2 * policy.text_params / layers * width
+    return (
+        _memory(
+            "learner, its GPU",
+            "activations",
+            kept + one_layer + logits,
+            f"{tokens:,} tokens x {hidden} x {width} B x {layers} layers kept, one layer "
+            f"recomputed ({17 * width} B), {logits_formula}",
+            paper,
+        ),
+        _memory(
+            "learner, its GPU",
+            "streamed weights",
+            stream,
+            f"2 of {layers} layers at a time, {width} B a parameter",
+            f"{policy.source}; prefetch of one layer assumed",
+        ),
+    )
+
+
+def render_memory(config: Config, model: ImageModelSize) -> tuple[Figure, ...]:
+    """Per GPU of a replica, or of all replicas on CPUs."""
+    on_gpu = config.render.num_gpus_per_replica > 0
+    where = "render, per GPU" if on_gpu else "render replicas (host)"
+    share = 1 if on_gpu else config.render.max_replicas
+    width = BYTES[config.render.dtype]
+    formula = f"{model.params:,} parameters x {width} B x {share}"
+    return (_memory(where, "weights", model.params * width * share, formula, model.source),)
+
+
+def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """What the processes themselves take, and the weights on their way."""
+    others = 4 + config.render.max_replicas
+    payload = policy.params * BYTES[config.policy.dtype]
+    store = max(2.0 * payload, config.cluster.object_store_gib * 2**30)
+    vllm, other = rates.VLLM_PROCESS_BYTES, rates.OTHER_PROCESS_BYTES
+    workers = config.rollout.num_workers
+    return (
+        _memory(
+            "object store (host)",
+            "weights on their way, images",
+            store,
+            f"larger of cluster.object_store_gib and two versions of {payload / 1e9:.2g} GB",
+            "recipe",
+        ),
+        _memory(
+            "processes (host)",
+            "vLLM",
+            workers * vllm.value,
+            f"{workers} x {vllm.value / 1e9:g} GB",
+            vllm.source,
+        ),
+        _memory(
+            "processes (host)",
+            "all others",
+            others * other.value,
+            f"{others} x {other.value / 1e9:g} GB",
+            other.source,
+        ),
+    )
+
+
+def _memory(where: str, what: str, value: float, formula: str, source: str) -> Figure:
+    return Figure(where=where, what=what, value=value, unit="bytes", formula=formula, source=source)

@@ -1,0 +1,183 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.model_sizes import (
+    ImageModelSize,
+    image_model_size,
+    policy_size,
+    size_of_policy_config,
+)
+from cluster.plan import make_plan
+from cluster.plan_memory import learner_memory, rollout_memory
+from cluster.plan_seconds import stage_seconds
+from cluster.rates import Figure
+from core.config import Config, build_config, load_config
+from core.errors import ConfigError
+
+SMALL = {
+    "text_config": {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "vocab_size": 10,
+    },
+    "vision_config": {
+        "depth": 1,
+        "hidden_size": 4,
+        "intermediate_size": 8,
+        "in_channels": 3,
+        "patch_size": 2,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "num_position_embeddings": 9,
+        "deepstack_visual_indexes": [0],
+        "out_hidden_size": 8,
+    },
+    "tie_word_embeddings": True,
+}
+"""Text: 80 embeddings + 2 layers x (2*64 + 2*32 + 8 + 384 + 16) + 8 = 1,288."""
+
+
+def find(figures: tuple[Figure, ...], where: str, what: str = "one step") -> Figure:
+    return next(f for f in figures if (f.where, f.what) == (where, what))
+
+
+def small_policy() -> Any:
+    return size_of_policy_config(SMALL, source="by hand")
+
+
+def test_parameters_are_counted_as_by_hand() -> None:
+    policy = small_policy()
+
+    assert policy.text_params == 1_288
+    # Patches 96+4+36; block 80 + 76 + 16; mergers 2 x (16*16+16 + 16*8+8) + 8 + 32.
+    assert policy.vision_params == 136 + 172 + 2 * 408 + 8 + 32
+    assert policy.kv_bytes_per_token(dtype="float32") == 2 * 2 * 1 * 4 * 4
+
+
+def test_the_published_8b_model_has_its_published_size() -> None:
+    policy = policy_size("Qwen/Qwen3-VL-8B-Instruct")
+
+    assert policy.params == 8_767_123_696
+    assert policy.kv_bytes_per_token(dtype="bfloat16") == 147_456
+
+
+def test_a_local_folder_is_read_instead_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+
+    assert policy_size(str(tmp_path)).text_params == 1_288
+
+
+def test_a_pipelines_size_is_that_of_its_weight_files(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "transformer", shapes=[[3, 4], [5]])
+    write_safetensors(tmp_path / "text_encoder", shapes=[[100]])
+    (tmp_path / "transformer" / "config.json").write_text('{"patch_size": 2}')
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text('{"temperal_downsample": [false, true, true]}')
+    (tmp_path / "model_index.json").write_text("{}")
+
+    size = image_model_size(str(tmp_path))
+
+    assert (size.transformer_params, size.other_params) == (17, 100)
+    assert size.pixels_per_token == 16
+
+
+def write_safetensors(folder: Path, *, shapes: list[list[int]]) -> None:
+    folder.mkdir()
+    header = {f"t{i}": {"shape": shape} for i, shape in enumerate(shapes)}
+    text = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+@pytest.mark.parametrize("size_of", [policy_size, image_model_size])
+def test_an_unknown_model_is_refused_in_one_sentence(size_of: Any) -> None:
+    with pytest.raises(ConfigError, match="'nobody/nothing' has no"):
+        size_of("nobody/nothing")
+
+
+def test_learner_memory_is_eighteen_bytes_a_trained_parameter() -> None:
+    config = config_of(learner={"dtype": "bfloat16", "freeze_vision": False})
+
+    figures = learner_memory(config, small_policy())
+
+    params = small_policy().params
+    state = [f.value for f in figures if f.what != "activations"]
+    assert sum(state) == (2 + 4 + 4 + 8) * params
+
+
+def test_frozen_vision_needs_neither_gradient_nor_optimizer() -> None:
+    policy = small_policy()
+
+    figures = learner_memory(config_of(learner={"freeze_vision": True}), policy)
+
+    assert find(figures, "learner (host)", "weights").value == 4 * policy.params
+    assert find(figures, "learner (host)", "optimizer").value == 8 * policy.text_params
+
+
+def test_tensor_parallel_halves_what_one_gpu_holds() -> None:
+    policy = small_policy()
+    rollout = {"num_gpus_per_worker": 2, "tensor_parallel": 2, "kv_cache_gib": 3}
+
+    figures = rollout_memory(config_of(rollout=rollout), policy)
+
+    assert find(figures, "rollout, per GPU", "weights").value == policy.params * 4 / 2
+    assert find(figures, "rollout, per GPU", "KV cache").value == 1.5 * 2**30
+
+
+def test_render_seconds_follow_the_formula() -> None:
+    model = ImageModelSize(
+        transformer_params=1_000, other_params=0, pixels_per_token=16, source="by hand"
+    )
+    config = config_of(
+        train={"groups_per_step": 2, "group_size": 3},
+        render={
+            **{"width": 32, "height": 64, "steps": 10, "true_cfg_scale": 4.0},
+            **{"num_gpus_per_replica": 1, "max_replicas": 4, "seeds": [0, 1]},
+        },
+        policy={"system_prompt": "full"},
+    )
+
+    figure = find(stage_seconds(config, small_policy(), model), "render")
+
+    # 12 images on 4 replicas: 3 waves of 8 tokens x (1 + 2 references) x 10 steps x 2 passes.
+    assert math.isclose(figure.value, 3 * 2 * 1_000 * 24 * 10 * 2 / (989e12 * 0.4))
+
+
+def test_broadcast_seconds_count_every_worker() -> None:
+    policy = small_policy()
+    config = config_of(rollout={"num_workers": 3})
+
+    figure = find(stage_seconds(config, policy, image_model_size("Qwen/Qwen-Image")), "broadcast")
+
+    assert math.isclose(figure.value, 3 * 4 * policy.params / 3.3e9)
+
+
+def config_of(**sections: dict[str, Any]) -> Config:
+    return build_config(sections)
+
+
+def test_the_published_recipe_is_planned_on_any_machine() -> None:
+    plan = make_plan(load_config("gen-searcher-8b"), recipe="gen-searcher-8b")
+
+    assert plan.num_gpus == 4 * 2 + 16 + 1
+    assert {f.where for f in plan.seconds} == {
+        *("rollout", "tool", "render", "judge", "learn", "broadcast"),
+    }
+    assert plan.host_bytes > 8_190_735_360 * 16
+    assert math.isclose(plan.step_s, sum(f.value for f in plan.seconds))
+
+
+def test_every_figure_names_its_formula_and_its_source() -> None:
+    plan = make_plan(load_config("gen-searcher-8b"), recipe="gen-searcher-8b")
+
+    for figure in (*plan.memory, *plan.seconds):
+        assert figure.value > 0, figure
+        assert figure.formula, figure
+        assert figure.source, figure
