@@ -27,7 +27,7 @@ def demands(config: Config) -> tuple[Demand, ...]:
     rollout = Demand(
         name="rollout worker",
         num_cpus=config.rollout.num_cpus_per_worker,
-        num_gpus=config.rollout.num_gpus_per_worker * config.rollout.tensor_parallel,
+        num_gpus=config.rollout.num_gpus_per_worker,
         setting="rollout.num_workers",
     )
     render = Demand(

@@ -253,6 +253,11 @@ def ray_address(config: Config) -> str | None:
     return config.cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
+def default_environment(name: str, value: str) -> None:
+    """For a library that reads a setting from nowhere else; what the user exported wins."""
+    os.environ.setdefault(name, value)
+
+
 def _recipe_path(recipe: str) -> Path:
     for path in (Path(recipe), RECIPES / f"{recipe}.yaml"):
         if path.is_file():

@@ -1,0 +1,101 @@
+"""The judge as a Ray actor, and its client.
+
+In: a function that makes a `Judge` where the actor runs (it may need files and keys there).
+Out: a `JudgeClient`, which is a `Judge`. The actor restarts when it dies; the client asks again
+until `deadline_s` is over, then raises JudgeError. The judge's own errors pass through unchanged.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from core.errors import GensearcherError, JudgeError
+from core.protocols import ImageVerdict, Judge, TextVerdict
+from core.records import Answer, ImageRef, Task
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_S: Final = 60.0
+"""Longer than Ray needs to find out that a node is gone (over 30 s by default)."""
+RETRY_S: Final = 0.5
+
+
+@ray.remote(max_restarts=-1)
+class JudgeActor:
+    """Holds one judge; many verdicts are under way at once."""
+
+    def __init__(self, make_judge: Callable[[], Judge]) -> None:
+        self._judge = make_judge()
+
+    async def describe(self) -> tuple[str, str]:
+        return self._judge.name, self._judge.prompt_sha
+
+    async def judge_image(self, task: Task, image: ImageRef) -> ImageVerdict:
+        return await self._judge.judge_image(task=task, image=image)
+
+    async def judge_text(self, task: Task, answer: Answer) -> TextVerdict:
+        return await self._judge.judge_text(task=task, answer=answer)
+
+
+class JudgeClient:
+    """Implements core.protocols.Judge over a `JudgeActor`."""
+
+    def __init__(
+        self, handle: Any, *, name: str, prompt_sha: str, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._handle = handle
+        self._name = name
+        self._prompt_sha = prompt_sha
+        self._deadline_s = deadline_s
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def prompt_sha(self) -> str:
+        return self._prompt_sha
+
+    async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
+        verdict: ImageVerdict = await self._ask("judge_image", task, image)
+        return verdict
+
+    async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
+        verdict: TextVerdict = await self._ask("judge_text", task, answer)
+        return verdict
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        give_up_s = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                return await getattr(self._handle, method).remote(*args)
+            except RayTaskError as error:
+                if isinstance(error.cause, GensearcherError):
+                    raise error.cause from None
+                raise JudgeError(f"{method}: {error.cause!r}", retryable=False) from error
+            except RayActorError as error:
+                if time.monotonic() > give_up_s:
+                    raise JudgeError(f"{method}: the judge actor is lost: {error}") from error
+                logger.warning("%s: the judge actor is away, asking again", method)
+            await asyncio.sleep(RETRY_S)
+
+
+def start_judge(
+    make_judge: Callable[[], Judge], *, num_cpus: float, max_in_flight: int
+) -> tuple[Any, JudgeClient]:
+    """Start the actor and wait for it: (handle, client). Its own start-up errors pass through."""
+    handle = JudgeActor.options(num_cpus=num_cpus, max_concurrency=max_in_flight).remote(make_judge)
+    try:
+        name, prompt_sha = ray.get(handle.describe.remote())
+    except RayTaskError as error:
+        if isinstance(error.cause, GensearcherError):
+            raise error.cause from None
+        raise
+    except RayActorError as error:
+        raise JudgeError(f"the judge actor did not start: {error}", retryable=False) from error
+    return handle, JudgeClient(handle, name=name, prompt_sha=prompt_sha)

@@ -1,0 +1,128 @@
+"""Rollout workers as Ray actors, behind the one seam that the controller knows.
+
+Episodes go to the ready worker with the least to do. A worker that dies is away until Ray has
+restarted it, it answers again and it has the current weights; its episodes come back as Failures,
+so that the controller issues them again. With every worker away, episodes wait.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from cluster.parts import Mode
+from core.errors import GensearcherError, InfraError, StageError
+from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""Between two tries to reach a worker that is away."""
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    name: str
+    handle: Any
+    num_episodes: int = 0
+    ready: bool = True
+
+
+class RayPool:
+    """Implements cluster.parts.RolloutPool over actors with the methods of RolloutWorker."""
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        self._workers = [
+            _Worker(name=f"rollout worker {number}", handle=handle)
+            for number, handle in enumerate(handles, start=1)
+        ]
+        self._weights: tuple[WeightUpdate, ray.ObjectRef[Any]] | None = None
+        self._returned = asyncio.Condition()
+        self._returning: set[asyncio.Task[None]] = set()
+
+    async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory | Failure:
+        worker = await self._least_busy()
+        worker.num_episodes += 1
+        try:
+            played: Trajectory | Failure = await worker.handle.run.remote(task, rollout_id, mode)
+        except RayTaskError as error:
+            return _as_failure(error, f"{worker.name}, rollout {rollout_id}")
+        except RayError as error:
+            self._lose(worker, str(error))
+            message = f"{worker.name} was lost during rollout {rollout_id}"
+            return InfraError(message, error_type=type(error).__name__).as_failure()
+        finally:
+            worker.num_episodes -= 1
+        return played
+
+    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+        self._weights = (update, await asyncio.to_thread(ray.put, payload))
+        ready = [worker for worker in self._workers if worker.ready]
+        applied = await asyncio.gather(*(self._apply(worker) for worker in ready))
+        if not any(applied):
+            raise InfraError(f"no rollout worker could take version {update.version}")
+
+    async def _apply(self, worker: _Worker) -> bool:
+        """Give one worker the current weights; one that cannot take them is started afresh."""
+        assert self._weights is not None
+        update, payload_ref = self._weights
+        try:
+            # In a list, so that the worker awaits the buffer itself and maps it without a copy.
+            await worker.handle.apply_weights.remote(update, [payload_ref])
+        except RayTaskError as error:
+            ray.kill(worker.handle, no_restart=False)
+            self._lose(worker, f"weights of version {update.version}: {error.cause!r}")
+            return False
+        except RayError as error:
+            self._lose(worker, str(error))
+            return False
+        return True
+
+    async def _least_busy(self) -> _Worker:
+        async with self._returned:
+            await self._returned.wait_for(lambda: any(worker.ready for worker in self._workers))
+        ready = (worker for worker in self._workers if worker.ready)
+        return min(ready, key=lambda worker: worker.num_episodes)
+
+    def _lose(self, worker: _Worker, reason: str) -> None:
+        if not worker.ready:
+            return
+        worker.ready = False
+        logger.warning("%s is away: %s", worker.name, reason)
+        task = asyncio.create_task(self._bring_back(worker), name=f"bring back {worker.name}")
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _bring_back(self, worker: _Worker) -> None:
+        """Wait until Ray has restarted it, give it the current weights, then give it work."""
+        while True:
+            weights = self._weights
+            try:
+                await worker.handle.ping.remote()
+                if weights is not None:
+                    await worker.handle.apply_weights.remote(weights[0], [weights[1]])
+            except (RayActorError, RayTaskError) as error:
+                logger.info("%s is not back yet: %s", worker.name, type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if self._weights is weights:
+                break
+        worker.ready = True
+        logger.warning("%s is back", worker.name)
+        async with self._returned:
+            self._returned.notify_all()
+
+
+def _as_failure(error: RayTaskError, what: str) -> Failure:
+    """Our own non-stage errors (fidelity, config, data) stop the run; anything else is infra."""
+    cause = error.cause
+    if isinstance(cause, StageError):
+        return cause.as_failure()
+    if isinstance(cause, GensearcherError):
+        raise cause from error
+    message = f"{what}: {type(cause).__name__}: {cause}"
+    return InfraError(message, error_type=type(cause).__name__).as_failure()
