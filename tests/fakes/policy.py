@@ -24,7 +24,7 @@ class Encoder(Protocol):
     @property
     def stop_id(self) -> int: ...
 
-    def encode_text(self, text: str) -> list[int]: ...
+    def encode_trusted(self, text: str) -> list[int]: ...
 
     def expand(self, engine_ids: Sequence[int], images: Sequence[SeenImage]) -> list[int]: ...
 
@@ -69,7 +69,7 @@ class ScriptedPolicy:
         version = self._version
         text = await self._text(request, turn)
         self._num_turns[request.rollout_id] += 1
-        wanted = [*self._chat.encode_text(text), self._chat.stop_id]
+        wanted = [*self._chat.encode_trusted(text), self._chat.stop_id]
         token_ids = tuple(wanted[: request.max_tokens])
         whole = len(token_ids) == len(wanted)
         completion = Completion(
