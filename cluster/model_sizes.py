@@ -126,19 +126,27 @@ def image_model_size(path: str) -> ImageModelSize:
 
 
 def size_of_policy_config(config: Mapping[str, Any], *, source: str) -> PolicySize:
-    """Count the parameters of a Qwen3-VL config.json (text decoder, vision tower, mergers)."""
-    text = config["text_config"]
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-    return PolicySize(
-        text_params=_count_text(text, tied=tied),
-        vision_params=_count_vision(config["vision_config"]),
-        num_layers=text["num_hidden_layers"],
-        hidden_size=text["hidden_size"],
-        num_kv_heads=text["num_key_value_heads"],
-        head_dim=text["head_dim"],
-        vocab_size=text["vocab_size"],
-        source=source,
-    )
+    """Count the parameters of a Qwen3-VL config.json (text decoder, vision tower, mergers).
+
+    Raises ConfigError when it is the config of another kind of model.
+    """
+    try:
+        text = config["text_config"]
+        tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+        return PolicySize(
+            text_params=_count_text(text, tied=tied),
+            vision_params=_count_vision(config["vision_config"]),
+            num_layers=text["num_hidden_layers"],
+            hidden_size=text["hidden_size"],
+            num_kv_heads=text["num_key_value_heads"],
+            head_dim=text["head_dim"],
+            vocab_size=text["vocab_size"],
+            source=source,
+        )
+    except KeyError as error:
+        raise ConfigError(
+            f"policy.path: {source} has no {error}; it must be that of a Qwen3-VL model"
+        ) from error
 
 
 def _count_text(text: Mapping[str, Any], *, tied: bool) -> int:

@@ -19,6 +19,7 @@ def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     width = BYTES[config.policy.dtype]
     per_token = policy.kv_bytes_per_token(dtype=config.policy.dtype)
     cache = config.rollout.kv_cache_gib * 2**30
+    contexts = int(cache // (per_token * config.rollout.max_context))
     return (
         _memory(
             where,
@@ -33,7 +34,7 @@ def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
             cache * share,
             f"rollout.kv_cache_gib x {share:g}; {per_token:,} B per token = 2 x "
             f"{policy.num_layers} layers x {policy.num_kv_heads} heads x {policy.head_dim} x "
-            f"{width}: room for {int(cache // (per_token * config.rollout.max_context))} full contexts",
+            f"{width}: room for {contexts} full contexts",
             "recipe",
         ),
     )

@@ -102,6 +102,11 @@ def test_an_unknown_model_is_refused_in_one_sentence(size_of: Any) -> None:
         size_of("nobody/nothing")
 
 
+def test_the_config_of_another_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no 'text_config'; it must be that of a Qwen3-VL"):
+        size_of_policy_config({"hidden_size": 8}, source="config.json")
+
+
 def test_learner_memory_is_eighteen_bytes_a_trained_parameter() -> None:
     config = config_of(learner={"dtype": "bfloat16", "freeze_vision": False})
 

@@ -1,0 +1,260 @@
+"""Is everything there that a recipe needs? Asked before anything starts, answered with the mend.
+
+Enters: a Config and a `Machine`. Leaves: one `CheckResult` per check; `refuse_unready` turns the
+failed ones into one ConfigError. The checks load no model and start no process; two of them look
+further than their arguments: at files, and whether a port answers.
+"""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from huggingface_hub import try_to_load_from_cache
+
+from cluster.machine import GIB, Machine, inspect_machine
+from cluster.model_sizes import BYTES, policy_size
+from cluster.placement import demands
+from cluster.plan import Plan, make_plan
+from core.config import Config, has_secret, ray_address
+from core.errors import ConfigError, DataError
+
+MIN_PYTHON = (3, 11)
+CONNECT_TIMEOUT_S = 3.0
+DISK_FLOOR_GIB = 1.0
+"""For images, logs and caches beside the checkpoints."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    name: str
+    ok: bool
+    detail: str
+    """What was found, in one sentence."""
+    mend: str = ""
+    """What to do about it; "" when ok."""
+
+
+def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckResult, ...]:
+    """All checks, in the order in which they are worth mending."""
+    plan = _plan_or_none(config, recipe)
+    joined = ray_address(config)
+    return (
+        check_python(machine),
+        check_packages(machine),
+        check_compiler(machine),
+        check_gpus(config, plan, machine, joined=joined),
+        check_host_memory(plan, machine, joined=joined),
+        check_disk(config, machine),
+        check_ray(joined),
+        check_model_files(config),
+        check_dataset(config),
+        check_judge_key(config),
+        check_search_key(config),
+    )
+
+
+def refuse_unready(config: Config, *, recipe: str) -> None:
+    """Raises ConfigError that names every check that failed, each with its mend."""
+    results = diagnose(config, recipe=recipe, machine=inspect_machine(config.run_dir))
+    failed = [result for result in results if not result.ok]
+    if failed:
+        sentences = "; ".join(f"{one.name}: {one.detail}, so {one.mend}" for one in failed)
+        raise ConfigError(f"the recipe cannot run here: {sentences}")
+
+
+def check_python(machine: Machine) -> CheckResult:
+    found = ".".join(map(str, machine.python))
+    return _result(
+        "python",
+        machine.python >= MIN_PYTHON,
+        f"this is Python {found}",
+        "use Python 3.11 or newer: make setup PYTHON=/path/to/python3.11",
+    )
+
+
+def check_packages(machine: Machine) -> CheckResult:
+    if not machine.locked:
+        return _result("packages", True, "no lock file beside the code, versions not compared")
+    wrong = [
+        f"{name} is {machine.installed.get(name, 'missing')} instead of {version}"
+        for name, version in machine.locked.items()
+        if machine.installed.get(name) != version
+    ]
+    detail = _some(wrong) if wrong else f"all {len(machine.locked)} packages are as locked"
+    return _result("packages", not wrong, detail, "run `make setup`")
+
+
+def check_compiler(machine: Machine) -> CheckResult:
+    return _result(
+        "compiler",
+        machine.has_compiler,
+        "g++ is there" if machine.has_compiler else "g++ was not found, DeepSpeed compiles with it",
+        "install it (Debian: apt install g++)",
+    )
+
+
+def check_gpus(
+    config: Config, plan: Plan | None, machine: Machine, *, joined: str | None
+) -> CheckResult:
+    """Enough GPUs with render replicas at their fewest, and each with enough memory."""
+    if joined:
+        return _result("gpu", True, f"not looked at here, the actors run on the Ray at {joined}")
+    needed = _gpus_needed(config)
+    if needed == 0:
+        return _result("gpu", True, "the recipe needs none")
+    gib = _gpu_gib_needed(plan)
+    there = sum(size >= gib for size in machine.gpu_gib)
+    detail = f"{needed:g} GPUs of {gib:.0f} GiB are needed, {there} are here"
+    mend = "run on such a machine, join a cluster (cluster.address), or take --recipe nano"
+    return _result("gpu", there >= needed, detail, mend)
+
+
+def check_host_memory(plan: Plan | None, machine: Machine, *, joined: str | None) -> CheckResult:
+    """The learner's whole state and everything else on one node: what `--plan` adds up."""
+    if joined:
+        return _result("host_memory", True, f"not looked at here, the Ray at {joined} has its own")
+    if plan is None:
+        return _result("host_memory", True, "not estimated, the size of the models is not known")
+    needed = plan.host_bytes / GIB
+    detail = f"about {needed:.0f} GiB are needed, this machine has {machine.memory_gib:.0f}"
+    mend = "run the learner on a node with more memory, or train a smaller policy (see --plan)"
+    return _result("host_memory", machine.memory_gib >= needed, detail, mend)
+
+
+def check_disk(config: Config, machine: Machine) -> CheckResult:
+    needed = DISK_FLOOR_GIB + checkpoint_gib(config) * (config.train.keep_checkpoints + 1)
+    detail = (
+        f"{needed:.1f} GiB are needed in {config.run.root} for "
+        f"{config.train.keep_checkpoints} checkpoints, {machine.free_disk_gib:.1f} are free"
+    )
+    mend = "free some, set run.root to a larger disk, or lower train.keep_checkpoints"
+    return _result("disk", machine.free_disk_gib >= needed, detail, mend)
+
+
+def check_ray(address: str | None) -> CheckResult:
+    if address is None or address in ("auto", "local"):
+        return _result("ray", True, "a Ray of this machine is used")
+    if address.startswith("http"):
+        detail = f"{address} is the address of a dashboard, which takes jobs but no drivers"
+        mend = "submit the run: ray job submit --working-dir . -- gensearcher train --recipe ..."
+        return _result("ray", False, detail, mend)
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or port is None:
+        return _result("ray", False, f"{address!r} is not host:port", "set cluster.address")
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        mend = "start it (ray start --head), or mend cluster.address or RAY_ADDRESS"
+        return _result("ray", False, f"nothing answers at {host}:{port} ({error})", mend)
+    return _result("ray", True, f"{host}:{port} answers")
+
+
+def check_model_files(config: Config) -> CheckResult:
+    wanted = {
+        "policy.path": (config.policy.path, "config.json"),
+        "render.path": (config.render.path, "model_index.json"),
+    }
+    missing = {
+        field: path for field, (path, file) in wanted.items() if not _has_model(path, file=file)
+    }
+    if not missing:
+        return _result("model_files", True, "policy and renderer are here")
+    detail = ", ".join(f"{field} {path} is not here" for field, path in missing.items())
+    mends = dict.fromkeys(
+        "run `gensearcher nano build`" if "nano" in path else f"run `hf download {path}`"
+        for path in missing.values()
+    )
+    return _result("model_files", False, detail, " and ".join(mends))
+
+
+def check_dataset(config: Config) -> CheckResult:
+    tasks = config.tasks
+    if tasks.source == "nano":
+        return _result("dataset", True, "the nano world makes its own tasks")
+    mend = "download GenSearcher/Train-Data or GenSearcher/KnowGen-Bench and set tasks.path"
+    if tasks.path is None or not Path(tasks.path).is_file():
+        return _result("dataset", False, f"tasks.path {tasks.path} is not a file", mend)
+    # envs.tasks imports much more than the other checks need.
+    from envs.tasks import load_rows
+
+    try:
+        rows = load_rows(Path(tasks.path))
+    except DataError as error:
+        return _result("dataset", False, str(error), "mend the file")
+    return _result("dataset", True, f"{len(rows)} tasks in {tasks.path}")
+
+
+def check_judge_key(config: Config) -> CheckResult:
+    judge = config.judge
+    if judge.kind == "pixels":
+        return _result("judge_key", True, "the pixel judge needs none")
+    return _check_key("judge_key", judge.api_key_env, f"judge {judge.model}")
+
+
+def check_search_key(config: Config) -> CheckResult:
+    if config.tools.search == "nano":
+        return _result("search_key", True, "the nano world is searched without one")
+    return _check_key("search_key", config.tools.api_key_env, config.tools.search)
+
+
+def checkpoint_gib(config: Config) -> float:
+    """Policy, master weights and Adam's two moments of one checkpoint; 0.0 if not known."""
+    try:
+        policy = policy_size(config.policy.path)
+    except ConfigError:
+        return 0.0
+    return policy.params * (BYTES[config.policy.dtype] + 3 * 4) / GIB
+
+
+def _check_key(name: str, variable: str, user: str) -> CheckResult:
+    ok = has_secret(variable)
+    detail = f"{variable} is {'set' if ok else 'not set'}, {user} needs it"
+    return _result(name, ok, detail, f"export {variable}=... before the run")
+
+
+def _gpus_needed(config: Config) -> float:
+    """All actors, but of the render replicas only the first or the fewest."""
+    every = sum(demand.num_gpus for demand in demands(config))
+    render = config.render
+    spare = render.max_replicas - max(1, render.min_replicas)
+    return every - spare * render.num_gpus_per_replica
+
+
+def _gpu_gib_needed(plan: Plan | None) -> float:
+    """The largest sum over one kind of GPU."""
+    if plan is None:
+        return 0.0
+    on_gpus = [figure for figure in plan.memory if figure.where.endswith("GPU")]
+    kinds = {figure.where for figure in on_gpus}
+    return max(sum(f.value for f in on_gpus if f.where == kind) for kind in kinds) / GIB
+
+
+def _plan_or_none(config: Config, recipe: str) -> Plan | None:
+    try:
+        return make_plan(config, recipe=recipe)
+    except ConfigError:
+        return None
+
+
+def _has_model(path: str, *, file: str) -> bool:
+    """In a local folder, or in the Hugging Face cache."""
+    if (Path(path) / file).is_file():
+        return True
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/"))
+    return is_hub_id and isinstance(try_to_load_from_cache(path, file), str)
+
+
+def _some(items: Sequence[str]) -> str:
+    rest = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + rest
+
+
+def _result(name: str, ok: bool, detail: str, mend: str = "") -> CheckResult:
+    return CheckResult(name=name, ok=ok, detail=detail, mend="" if ok else mend)
