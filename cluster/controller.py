@@ -33,16 +33,19 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from cluster.evaluate import EvalResult, evaluate
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
 from cluster.members import MemberRunner
-from cluster.parts import Mode, Recorder, RemoteLearner, RolloutPool, TaskSource
-from cluster.status import Status, StepReport
+from cluster.parts import Mode, Recorder, RemoteLearner, RolloutPool
+from cluster.status import Status, StepReport, Tally
 from cluster.step_metrics import step_metrics
 from cluster.timeline import Timeline
+from cluster.watchdog import watch
 from core.config import Config
-from core.errors import GensearcherError, LearnerError, StalledError
-from core.records import Group, Member, Score, Task
+from core.errors import GensearcherError, LearnerError
+from core.records import Group, Member, Task
+from envs.tasks import TaskSource
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,7 +71,6 @@ class Controller:
         learner: RemoteLearner,
         recorder: Recorder,
         timeline: Timeline,
-        state: FrontierState | None = None,
     ) -> None:
         self._train_config = config.train
         self._tasks = tasks
@@ -76,25 +78,11 @@ class Controller:
         self._learner = learner
         self._recorder = recorder
         self._timeline = timeline
-        self._frontier = Frontier(
-            groups_per_step=config.train.groups_per_step,
-            max_staleness=config.train.max_staleness,
-            total_steps=config.train.steps,
-            state=state,
-        )
-        self._members = MemberRunner(
-            pool=pool,
-            grader=grader,
-            recorder=recorder,
-            timeline=timeline,
-            policy_version=lambda: self._frontier.step,
-            max_reissues=config.train.max_reissues,
-            max_parallel=config.rollout.max_parallel_episodes,
-        )
+        self._frontier = self._new_frontier(None)
+        self._grader = grader
+        self._members = self._new_members(config.rollout.max_parallel_episodes)
         self._ended: list[tuple[Group, Ending]] = []
-        self._scores: list[float] = []
-        self._tools: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
+        self._tally = Tally()
         self._last_report: StepReport | None = None
         self._step_started_s = timeline.now()
 
@@ -109,14 +97,23 @@ class Controller:
     # -- called from outside --------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the loop; after a resume, give every worker the learner's weights first."""
         self._thread.start()
-        if self._frontier.step > 0:
-            self.run(self._broadcast())
+
+    def restore(self, folder: str, state: FrontierState) -> None:
+        """Go on from a checkpoint: the learner's folder, and where the frontier was."""
+        self.run(self._restore(folder, state))
+
+    def save_learner(self, folder: str) -> None:
+        self.run(self._learner.save(folder))
 
     def advance(self, steps: int = 1) -> tuple[StepReport, ...]:
         """Return when that many optimizer steps are done and their weights are applied."""
         return self.run(self._train(steps))
+
+    def evaluate(self, tasks: Sequence[Task], *, max_parallel: int) -> EvalResult:
+        """Play and grade every task once with the present policy."""
+        members, version = self._new_members(max_parallel), self._frontier.step
+        return self.run(evaluate(tasks, members=members, policy_version=version))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the controller's loop, under its watchdog; blocks the caller."""
@@ -130,16 +127,16 @@ class Controller:
             step=self._frontier.step,
             total_steps=self._train_config.steps,
             stage=_stage(in_flight, oldest.kind if oldest else "idle"),
-            reward=sum(self._scores) / len(self._scores) if self._scores else None,
-            num_scored=len(self._scores),
+            reward=self._tally.reward,
+            num_scored=self._tally.num_scored,
             groups_finished=self._frontier.num_finished,
             groups_per_step=self._train_config.groups_per_step,
             in_flight=in_flight,
             oldest_item=f"{oldest.kind} {oldest.item}" if oldest else "",
             oldest_age_s=self._timeline.now() - oldest.start_s if oldest else 0.0,
-            tool_calls=self._tools["calls"],
-            cached_tool_calls=self._tools["cached"],
-            failures=dict(self._failures),
+            tool_calls=self._tally.tool_calls,
+            cached_tool_calls=self._tally.cached_tool_calls,
+            failures=dict(self._tally.failures),
             last_metrics=report.metrics if report else {},
         )
 
@@ -161,6 +158,33 @@ class Controller:
         if not self._loop.is_closed():
             self._loop.close()
 
+    def _new_frontier(self, state: FrontierState | None) -> Frontier:
+        return Frontier(
+            groups_per_step=self._train_config.groups_per_step,
+            max_staleness=self._train_config.max_staleness,
+            total_steps=self._train_config.steps,
+            state=state,
+        )
+
+    def _new_members(self, max_parallel: int) -> MemberRunner:
+        return MemberRunner(
+            pool=self._pool,
+            grader=self._grader,
+            timeline=self._timeline,
+            on_attempt=self._on_attempt,
+            policy_version=lambda: self._frontier.step,
+            max_reissues=self._train_config.max_reissues,
+            max_parallel=max_parallel,
+        )
+
+    async def _restore(self, folder: str, state: FrontierState) -> None:
+        if self._running:
+            raise GensearcherError("a run that has begun cannot go on from a checkpoint")
+        await self._learner.load(folder)
+        self._frontier = self._new_frontier(state)
+        if state.step > 0:
+            await self._broadcast()
+
     # -- admit, group, member -------------------------------------------------------------------
 
     def _admit(self) -> None:
@@ -178,7 +202,7 @@ class Controller:
         task = self._tasks.task(ordinal)
         size = self._train_config.group_size
         members = await asyncio.gather(
-            *(self._run_member(task, index=index, mode="train") for index in range(size))
+            *(self._members.run(task, index=index, mode="train") for index in range(size))
         )
         group = Group(task=task, members=tuple(members))
         ending = self._frontier.finish(group)
@@ -188,17 +212,9 @@ class Controller:
             self._admit()
         self._group_ended.set()
 
-    async def _run_member(self, task: Task, *, index: int, mode: Mode) -> Member:
-        member = await self._members.run(task, index=index, mode=mode)
-        if isinstance(member.outcome, Score):
-            self._scores.append(member.outcome.value)
-        else:
-            self._failures[member.outcome.stage] += 1
-        for turn in member.trajectory.turns if member.trajectory else ():
-            if turn.tool_result is not None:
-                self._tools["calls"] += 1
-                self._tools["cached"] += turn.tool_result.cached
-        return member
+    def _on_attempt(self, member: Member, mode: Mode) -> None:
+        self._tally.add(member, mode=mode)
+        self._recorder.member(member, mode=mode, step=self._frontier.step)
 
     def _end(self, group: Group, ending: Ending) -> None:
         self._ended.append((group, ending))
@@ -232,8 +248,8 @@ class Controller:
         raise EmptyBatchesError(
             f"{num_groups} groups in a row held no gradient "
             f"({endings[Ending.FILTERED]} with equal scores, {endings[Ending.FAILED]} failed; "
-            f"failures by stage: {dict(self._failures) or 'none'}); raise train.group_size or "
-            "the temperature, or give easier tasks"
+            f"failures by stage: {dict(self._tally.failures) or 'none'}); raise "
+            "train.group_size or rollout.temperature, or give easier tasks"
         )
 
     async def _train_on(self, groups: Sequence[Group]) -> StepReport:
@@ -256,7 +272,8 @@ class Controller:
             "learner/tokens": float(report.num_tokens),
         }
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
-        self._ended, self._scores = [], []
+        self._ended = []
+        self._tally.end_step()
         self._recorder.step(self._frontier.step, metrics)
         self._admit()
         return self._last_report
@@ -278,8 +295,9 @@ class Controller:
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
         """`work`, cut short by a stall or by a crash of a group task."""
         self._timeline.touch()
+        limit_s = self._train_config.stall_timeout_s
         worker = asyncio.create_task(work)
-        watchdog = asyncio.create_task(self._watch())
+        watchdog = asyncio.create_task(watch(self._timeline, limit_s=limit_s))
         try:
             ends: list[asyncio.Future[Any]] = [worker, watchdog, self._crash]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -290,27 +308,6 @@ class Controller:
         finally:
             worker.cancel()
             watchdog.cancel()
-
-    async def _watch(self) -> None:
-        limit_s = self._train_config.stall_timeout_s
-        while True:
-            quiet_s = self._timeline.quiet_s
-            if quiet_s >= limit_s:
-                raise StalledError(self._stall_sentence(quiet_s))
-            await asyncio.sleep(max(0.01, (limit_s - quiet_s) / 2))
-
-    def _stall_sentence(self, quiet_s: float) -> str:
-        limit_s = self._train_config.stall_timeout_s
-        start = f"nothing moved for {quiet_s:.1f} s (train.stall_timeout_s={limit_s:g})"
-        oldest = self._timeline.oldest
-        if oldest is None:
-            return f"{start}, and nothing is in flight"
-        age_s = self._timeline.now() - oldest.start_s
-        num_open = sum(self._timeline.in_flight.values())
-        return (
-            f"{start}; the oldest of {num_open} in flight is {oldest.kind} of {oldest.item}, "
-            f"{age_s:.1f} s old"
-        )
 
     async def _stop(self) -> None:
         self._stopping = True

@@ -2,7 +2,7 @@
 
 The same path serves training and evaluation. A member whose attempt failed by a fault of ours is
 issued again under the next attempt number, up to `max_reissues` times; its last Failure is then
-its outcome. Every attempt is recorded.
+its outcome. `on_attempt` is told of every attempt.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from cluster.grading import Grader
-from cluster.parts import Mode, Recorder, RolloutPool
+from cluster.parts import Mode, RolloutPool
 from cluster.timeline import Span, Timeline
 from core.errors import InfraError
 from core.records import Failure, Member, RolloutId, Score, Task, Trajectory
@@ -24,16 +24,16 @@ class MemberRunner:
         *,
         pool: RolloutPool,
         grader: Grader,
-        recorder: Recorder,
         timeline: Timeline,
+        on_attempt: Callable[[Member, Mode], None],
         policy_version: Callable[[], int],
         max_reissues: int,
         max_parallel: int,
     ) -> None:
         self._pool = pool
         self._grader = grader
-        self._recorder = recorder
         self._timeline = timeline
+        self._on_attempt = on_attempt
         self._policy_version = policy_version
         self._max_reissues = max_reissues
         self._room = asyncio.Semaphore(max_parallel)
@@ -44,7 +44,7 @@ class MemberRunner:
         while True:
             rollout_id = RolloutId(ordinal=task.ordinal, index=index, attempt=attempt)
             member = await self._attempt(task, rollout_id=rollout_id, mode=mode)
-            self._recorder.member(member, mode=mode, step=self._policy_version())
+            self._on_attempt(member, mode)
             outcome = member.outcome
             if isinstance(outcome, Score):
                 return member

@@ -2,7 +2,6 @@
 
 RolloutPool     Task -> Trajectory | Failure, on whichever worker has room; takes new weights
 RemoteLearner   groups -> one optimizer step -> new weights, wherever the learner runs
-TaskSource      ordinal -> Task, the same task for the same ordinal for ever
 Recorder        keeps members, spans and metrics for the report
 
 cluster/local.py fills them in one process; cluster/ray_parts.py fills them with Ray actors.
@@ -51,10 +50,6 @@ class RemoteLearner(Protocol):
     async def save(self, folder: str) -> None: ...
 
     async def load(self, folder: str) -> None: ...
-
-
-class TaskSource(Protocol):
-    def task(self, ordinal: int) -> Task: ...
 
 
 class Recorder(Protocol):

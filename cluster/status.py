@@ -1,7 +1,11 @@
 """What a running system says of itself at any moment; read by the live screen."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from cluster.parts import Mode
+from core.records import Failure, Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +41,36 @@ class StepReport:
     step: int
     """Number of the step that was done; the first is 1."""
     metrics: Mapping[str, float]
+
+
+class Tally:
+    """Counts attempts as they end, for `Status`."""
+
+    def __init__(self) -> None:
+        self.tool_calls = 0
+        self.cached_tool_calls = 0
+        self.failures: Counter[str] = Counter()
+        self._rewards: list[float] = []
+
+    def add(self, member: Member, *, mode: Mode) -> None:
+        outcome = member.outcome
+        if isinstance(outcome, Failure):
+            self.failures[outcome.stage.value] += 1
+        elif mode == "train" and not member.masked:
+            self._rewards.append(outcome.value)
+        for turn in member.trajectory.turns if member.trajectory else ():
+            if turn.tool_result is not None:
+                self.tool_calls += 1
+                self.cached_tool_calls += turn.tool_result.cached
+
+    def end_step(self) -> None:
+        """The mean reward starts afresh; the counts go on."""
+        self._rewards = []
+
+    @property
+    def num_scored(self) -> int:
+        return len(self._rewards)
+
+    @property
+    def reward(self) -> float | None:
+        return sum(self._rewards) / len(self._rewards) if self._rewards else None

@@ -24,7 +24,7 @@ from tests.builders import (
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge
-from tests.fakes.pool import FakePool, MemoryRecorder
+from tests.fakes.pool import FakePool
 
 
 def make_members(pool: FakePool, *, max_parallel: int = 2) -> MemberRunner:
@@ -39,8 +39,8 @@ def make_members(pool: FakePool, *, max_parallel: int = 2) -> MemberRunner:
     return MemberRunner(
         pool=pool,
         grader=grader,
-        recorder=MemoryRecorder(),
         timeline=timeline,
+        on_attempt=lambda member, mode: None,
         policy_version=lambda: 0,
         max_reissues=1,
         max_parallel=max_parallel,
