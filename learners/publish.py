@@ -83,7 +83,7 @@ def _align(offset: int) -> int:
 
 
 def _num_bytes(spec: TensorSpec) -> int:
-    return int(np.prod(spec.shape, dtype=np.int64)) * _DTYPES[spec.dtype].itemsize
+    return int(np.prod(spec.shape, dtype=np.int64)) * int(_DTYPES[spec.dtype].itemsize)
 
 
 def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:

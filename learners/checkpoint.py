@@ -1,0 +1,140 @@
+"""Checkpoint folders that are whole or not there: safetensors and JSON, never pickle.
+
+    <folder>/policy/            a Hugging Face folder: weights, config, tokenizer, processor
+    <folder>/state.safetensors  master weights, optimizer moments, RNG
+    <folder>/state.json         step, version, and the size of every other file; written last
+
+A folder is written beside its place, flushed to disk, and renamed. What a crash leaves behind is a
+hidden temporary folder, or (on a failing disk) a folder whose files do not have the sizes that
+state.json tells: both are recognised and left alone.
+"""
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from core.errors import ConfigError
+from core.files import write_json_atomic
+
+logger = logging.getLogger(__name__)
+
+_POLICY, _TENSORS, _STATE = "policy", "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainState:
+    """All that a learner needs beside the policy's weights to go on as if never stopped."""
+
+    step: int
+    """Optimizer steps done; the learning rate is a function of it."""
+    version: int
+    """Of the policy, as published to the rollout workers."""
+    tensors: Mapping[str, torch.Tensor]
+    """By name, e.g. "master/..", "exp_avg/..", "rng"."""
+
+
+def save_checkpoint(
+    folder: Path, *, state: TrainState, write_policy: Callable[[Path], None]
+) -> None:
+    """Write the folder whole; one that stands there already is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    scratch.mkdir()
+    try:
+        (scratch / _POLICY).mkdir()
+        write_policy(scratch / _POLICY)
+        tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+        save_file(tensors, scratch / _TENSORS)
+        sizes = _file_sizes(scratch)
+        _flush_tree(scratch)
+        write_json_atomic(
+            scratch / _STATE, {"step": state.step, "version": state.version, "files": sizes}
+        )
+        _put_in_place(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def load_checkpoint(folder: Path) -> TrainState:
+    """Raises ConfigError when the checkpoint is missing or torn."""
+    if (damage := find_damage(folder)) is not None:
+        raise ConfigError(f"checkpoint {folder} {damage}; resume from an older one")
+    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    return TrainState(
+        step=state["step"], version=state["version"], tensors=load_file(folder / _TENSORS)
+    )
+
+
+def policy_folder(folder: Path) -> Path:
+    """The Hugging Face folder inside a checkpoint."""
+    return folder / _POLICY
+
+
+def find_damage(folder: Path) -> str | None:
+    """Why the checkpoint cannot be used, in a few words; None when it is whole."""
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        expected = dict(state["files"])
+    except FileNotFoundError:
+        return "has no state.json, so its writing never ended"
+    except (ValueError, KeyError, TypeError):
+        return "has a state.json that cannot be read"
+    found = _file_sizes(folder)
+    for name, size in expected.items():
+        if found.get(name) != size:
+            return f"is torn: {name} has {found.get(name, 0)} of {size} bytes"
+    return None
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The last whole checkpoint below `root` by name; torn ones are skipped with a warning."""
+    if not root.is_dir():
+        return None
+    for folder in sorted(root.iterdir(), reverse=True):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if (damage := find_damage(folder)) is None:
+            return folder
+        logger.warning("skipped checkpoint %s: it %s", folder, damage)
+    return None
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    return {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != folder / _STATE
+    }
+
+
+def _flush_tree(folder: Path) -> None:
+    """Every file and folder, the innermost first."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    """Rename; an older folder of that name steps aside first and is removed last."""
+    old = Path(f"{scratch}.old")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(scratch, folder)
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

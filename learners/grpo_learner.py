@@ -1,0 +1,214 @@
+"""One GRPO step, from scored groups to new weights. Implements core.protocols.Learner.
+
+    group -> advantage per member -> TrainingSample -> micro-batch -> log-probs -> loss -> step
+
+In: `Group`s with their trajectories, and an `ImageStore` that holds their images. Out: a
+`LearnerReport`, the weights as a `WeightUpdate`, checkpoints. Fails with FidelityError when the
+learner would train on something else than the rollout saw, LearnerError when the step fails. A
+batch that teaches nothing (no group has two different scores) leaves version and weights alone and
+reports num_samples == 0.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.config import Config
+from core.errors import LearnerError, boundary
+from core.protocols import ImageStore
+from core.records import Group, LearnerReport, TrainingSample, WeightUpdate
+from envs.chat import ChatFormat
+from learners.advantage import NoSignal, group_advantages
+from learners.batch import MicroBatch, build_micro_batch, plan_micro_batches
+from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save_checkpoint
+from learners.engine import TrainEngine, warmup_lr
+from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
+from learners.model import load_policy, load_weights, save_policy
+from learners.publish import pack_weights
+from learners.samples import build_sample
+
+
+class GrpoLearner:
+    """Holds the policy being trained; `version` counts the updates that changed it."""
+
+    def __init__(self, config: Config, *, chat: ChatFormat, images: ImageStore) -> None:
+        self._config = config
+        self._settings = config.learner
+        self._chat = chat
+        self._images = images
+        self._policy = load_policy(
+            config.policy.path,
+            dtype=self._settings.dtype,
+            freeze_vision=self._settings.freeze_vision,
+            checkpoint_activations=self._settings.device == "cuda",
+        )
+        self._engine = TrainEngine(self._policy, config=self._settings)
+        self.version = 0
+
+    def update(self, groups: Sequence[Group]) -> LearnerReport:
+        started = time.perf_counter()
+        with boundary(LearnerError, "update"):
+            samples, metrics = select_samples(groups, use_std=self._settings.advantage_std)
+            if samples:
+                metrics |= self._train(samples)
+                self.version += 1
+        return LearnerReport(
+            version=self.version,
+            metrics={f"learner/{name}": value for name, value in metrics.items()},
+            seconds=time.perf_counter() - started,
+            num_samples=len(samples),
+            num_tokens=sum(sum(sample.loss_mask) for sample in samples),
+        )
+
+    def publish(self) -> tuple[WeightUpdate, np.ndarray]:
+        """All weights, the tied head among them, in the rollout's dtype."""
+        with boundary(LearnerError, "publish"), self._engine.full_weights():
+            return pack_weights(
+                self._policy.lm.state_dict(),
+                version=self.version,
+                dtype=self._config.policy.dtype,
+            )
+
+    def save(self, folder: str) -> None:
+        with boundary(LearnerError, "save"), self._engine.full_weights():
+            save_checkpoint(
+                Path(folder),
+                state=TrainState(
+                    step=self._engine.step_count,
+                    version=self.version,
+                    tensors=self._engine.state_tensors(),
+                ),
+                write_policy=lambda path: save_policy(
+                    self._policy.lm, path, base_path=self._config.policy.path
+                ),
+            )
+
+    def load(self, folder: str) -> None:
+        """Go on from a checkpoint, bit for bit on a CPU. Raises ConfigError for a torn one."""
+        with boundary(LearnerError, "load"):
+            state = load_checkpoint(Path(folder))
+            with self._engine.full_weights(write=True):
+                load_weights(self._policy.lm, policy_folder(Path(folder)))
+            self._engine.load_state(state.tensors, step_count=state.step)
+            self.version = state.version
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _train(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
+        """`updates_per_step` optimizer steps over disjoint shares of the samples."""
+        shares = _split(samples, self._settings.updates_per_step)
+        plans = [
+            plan_micro_batches(share, max_tokens=self._settings.micro_batch_tokens)
+            for share in shares
+        ]
+        anchors = self._anchors(plans)
+        traces: list[TokenTrace] = []
+        losses: list[float] = []
+        norms: list[float] = []
+        lr = 0.0
+        for share, plan, anchor in zip(shares, plans, anchors, strict=True):
+            normaliser = self._normaliser(share)
+            loss = 0.0
+            for number, members in enumerate(plan):
+                batch = self._build(members)
+                logprobs, entropy = self._engine.forward(batch)
+                part, trace = policy_loss(
+                    logprobs,
+                    entropy,
+                    self._targets(batch, anchor[number] if anchor else None),
+                    clip_low=self._settings.clip_low,
+                    clip_high=self._settings.clip_high,
+                    tis_cap=self._settings.tis_cap,
+                    normaliser=normaliser,
+                )
+                self._engine.backward(part)
+                loss += part.item()
+                traces.append(trace)
+            lr = warmup_lr(
+                self._engine.step_count,
+                base=self._settings.lr,
+                warmup_steps=self._settings.warmup_steps,
+            )
+            norms.append(self._engine.step(lr=lr))
+            losses.append(loss)
+        return {
+            "loss": sum(losses) / len(losses),
+            "grad_norm": sum(norms) / len(norms),
+            "lr": lr,
+            "optimizer_steps": float(len(shares)),
+            "micro_batches": float(sum(map(len, plans))),
+            **summarise(traces),
+        }
+
+    def _anchors(self, plans: list[list[list[TrainingSample]]]) -> list[list[torch.Tensor] | None]:
+        """Per optimizer step, the log-probs from before the first one, where the loss needs them.
+
+        The first step's own forward pass gives them; on-policy samples are held against the
+        rollout's.
+        """
+        anchors: list[list[torch.Tensor] | None] = [None]
+        for plan in plans[1:]:
+            stale = any(
+                0 <= version < self.version
+                for members in plan
+                for sample in members
+                for version in sample.policy_versions
+            )
+            needed = stale and self._settings.tis_cap is not None
+            anchors.append([self._score(members) for members in plan] if needed else None)
+        return anchors
+
+    def _score(self, members: Sequence[TrainingSample]) -> torch.Tensor:
+        with torch.no_grad():
+            logprobs: torch.Tensor = self._engine.forward(self._build(members))[0]
+        return logprobs
+
+    def _build(self, members: Sequence[TrainingSample]) -> MicroBatch:
+        batch = build_micro_batch(members, chat=self._chat, images=self._images)
+        return batch.to(self._engine.device)
+
+    def _targets(self, batch: MicroBatch, anchor: torch.Tensor | None) -> TokenTargets:
+        return TokenTargets(
+            rollout_logprobs=batch.rollout_logprobs,
+            anchor_logprobs=anchor,
+            advantages=batch.advantages,
+            off_policy=batch.policy_versions < self.version,
+            after_image=batch.after_image,
+        )
+
+    def _normaliser(self, share: Sequence[TrainingSample]) -> float:
+        """What the summed objective of one optimizer step is divided by."""
+        if self._settings.loss_aggregation == "seq_mean_token_sum":
+            return float(len(share))
+        return float(sum(sum(sample.loss_mask) for sample in share))
+
+
+def select_samples(
+    groups: Sequence[Group], *, use_std: bool
+) -> tuple[list[TrainingSample], dict[str, float]]:
+    """Samples of every group that teaches something, and why the others do not."""
+    samples: list[TrainingSample] = []
+    without: Counter[NoSignal] = Counter()
+    for group in groups:
+        advantages = group_advantages(group, use_std=use_std)
+        if isinstance(advantages, NoSignal):
+            without[advantages] += 1
+            continue
+        samples += [
+            build_sample(member.trajectory, advantage=advantages[member.rollout_id])
+            for member in group.scored
+            if member.trajectory is not None
+        ]
+    metrics = {f"groups_{reason}": float(without[reason]) for reason in NoSignal}
+    return samples, metrics | {"groups": float(len(groups)), "samples": float(len(samples))}
+
+
+def _split(samples: Sequence[TrainingSample], num_shares: int) -> list[list[TrainingSample]]:
+    """Near-equal shares, none empty; sample i goes to share i % n, so groups are spread."""
+    count = min(num_shares, len(samples))
+    return [list(samples[start::count]) for start in range(count)]

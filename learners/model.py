@@ -1,0 +1,86 @@
+"""The policy as the learner holds it: load a Qwen3-VL folder, score sampled tokens, save it.
+
+In: a Hugging Face folder or hub id. Out: `PolicyModel`, whose forward gives the log-probs of a
+micro-batch's sampled tokens, and a folder that transformers and vLLM load. Fails with ConfigError
+when the folder holds no Qwen3-VL model.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import Qwen3VLForConditionalGeneration
+from transformers.utils import cached_file
+
+from core.errors import ConfigError
+from learners.batch import MicroBatch
+from learners.loss import token_scores
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+"""Written with the weights; every other small file belongs to tokenizer and processor."""
+_SIDE_SUFFIXES = (".json", ".txt", ".jinja")
+
+
+class PolicyModel(torch.nn.Module):
+    """A Qwen3-VL whose forward pass ends at the sampled tokens."""
+
+    def __init__(self, lm: Qwen3VLForConditionalGeneration) -> None:
+        super().__init__()
+        self.lm = lm
+
+    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies [N], at the sampling temperature, banned ids left out."""
+        output = self.lm.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            mm_token_type_ids=batch.mm_token_type_ids,
+            pixel_values=batch.pixel_values,
+            image_grid_thw=batch.image_grid_thw,
+            use_cache=False,
+        )
+        scores = token_scores(
+            output.last_hidden_state[batch.rows, batch.columns],
+            self.lm.lm_head,
+            batch.targets,
+            temperature=batch.temperature,
+            banned_ids=batch.banned_ids,
+        )
+        return scores.logprobs, scores.entropy
+
+
+def load_policy(
+    path: str, *, dtype: str, freeze_vision: bool, checkpoint_activations: bool = False
+) -> PolicyModel:
+    """In training mode. `freeze_vision` keeps vision tower and projector as they are."""
+    try:
+        lm = Qwen3VLForConditionalGeneration.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"policy.path {path!r} holds no Qwen3-VL model; give a folder or a hub id ({error})"
+        ) from error
+    lm.train()
+    if freeze_vision:
+        lm.model.visual.requires_grad_(False)
+    if checkpoint_activations:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    return PolicyModel(lm)
+
+
+def save_policy(lm: Qwen3VLForConditionalGeneration, folder: Path, *, base_path: str) -> None:
+    """Weights and config, and the tokenizer and processor files of `base_path` as they are."""
+    lm.save_pretrained(folder)
+    base = Path(cached_file(base_path, "config.json")).parent
+    for file in sorted(base.iterdir()):
+        if file.suffix in _SIDE_SUFFIXES and file.name not in _MODEL_FILES:
+            shutil.copyfile(file, folder / file.name)
+
+
+def load_weights(lm: Qwen3VLForConditionalGeneration, folder: Path) -> None:
+    """Copy a saved policy's weights into `lm`, in place: an engine already holds its tensors."""
+    saved = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=lm.dtype)
+    with torch.no_grad():
+        lm.load_state_dict(saved.state_dict())
