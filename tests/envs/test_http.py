@@ -1,0 +1,207 @@
+"""The HTTP client against a server on loopback: what it lets through and what it refuses."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from aiohttp import web
+
+from core.errors import ToolError
+from core.protocols import HttpResponse
+from envs.http import AiohttpClient, is_public
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PRIVATE = [
+    *("127.0.0.1", "127.8.9.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "100.64.0.1"),
+    *("169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1", "198.18.0.1"),
+    *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00::1", "ff02::1"),
+    *("::ffff:127.0.0.1", "::ffff:8.8.8.8", "::7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::"),
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+def only_loopback(address: str) -> bool:
+    return address == "127.0.0.1"
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[str]:
+    """The URL of a server that answers every request with `handler`."""
+    server = web.Application()
+    server.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(server)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[AiohttpClient]:
+    client = AiohttpClient(may_connect=only_loopback)
+    yield client
+    await client.close()
+
+
+async def get(client: AiohttpClient, url: str, *, max_bytes: int = 1000) -> HttpResponse:
+    return await client.request(
+        "GET", url, headers={"X-API-KEY": "k"}, timeout_s=2.0, max_bytes=max_bytes
+    )
+
+
+async def test_a_post_arrives_whole_and_the_answer_comes_back(client: AiohttpClient) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        assert request.headers["X-API-KEY"] == "k"
+        body = await request.json()
+        return web.json_response({"got": body}, status=429, headers={"Retry-After": "3"})
+
+    async with serving(echo) as url:
+        response = await client.request(
+            "POST",
+            f"{url}/search",
+            headers={"X-API-KEY": "k"},
+            json_body={"q": "a"},
+            timeout_s=2.0,
+            max_bytes=1000,
+        )
+    assert (response.status, response.body) == (429, b'{"got": {"q": "a"}}')
+    assert response.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:9/", "http://localhost:9/", "http://[::1]:9/", "http://0.0.0.0:9/"),
+        *("http://2130706433:9/", "http://0x7f000001:9/", "http://0177.0.0.1:9/"),
+        *("http://127.1:9/", "http://[::ffff:127.0.0.1]:9/", "http://169.254.169.254/latest"),
+    ],
+)
+async def test_a_guarded_client_reaches_no_private_address(url: str) -> None:
+    client = AiohttpClient()
+    with pytest.raises(ToolError, match=r"refused|canonical"):
+        await get(client, url)
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://a.test/", "file:///etc/passwd", "//a.test", "", "http://", "http://u:p@a.test/", "a"],
+)
+async def test_only_plain_web_urls_are_fetched(client: AiohttpClient, url: str) -> None:
+    with pytest.raises(ToolError):
+        await get(client, url)
+
+
+async def test_a_redirect_to_a_private_address_is_refused(client: AiohttpClient) -> None:
+    async def away(request: web.Request) -> web.Response:
+        raise web.HTTPFound("http://127.0.0.2:9/secret")
+
+    async with serving(away) as url:
+        with pytest.raises(ToolError, match=r"127\.0\.0\.2 are refused"):
+            await get(client, url)
+
+
+async def test_a_redirect_to_another_scheme_is_refused(client: AiohttpClient) -> None:
+    async def away(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "file:///etc/passwd"})
+
+    async with serving(away) as url:
+        with pytest.raises(ToolError, match="only http and https"):
+            await get(client, url)
+
+
+async def test_redirects_are_followed_and_keys_stay_with_their_host(client: AiohttpClient) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    async def second(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers.get("X-API-KEY")))
+        return web.Response(text="there")
+
+    async with serving(second) as other:
+
+        async def first(request: web.Request) -> web.Response:
+            seen.append((request.path, request.headers.get("X-API-KEY")))
+            raise web.HTTPFound("/b" if request.path == "/a" else f"{other}/c")
+
+        async with serving(first) as url:
+            response = await get(client, f"{url}/a")
+    assert response.body == b"there"
+    assert seen == [("/a", "k"), ("/b", "k"), ("/c", None)]
+
+
+async def test_redirects_are_bounded(client: AiohttpClient) -> None:
+    async def again(request: web.Request) -> web.Response:
+        raise web.HTTPFound("/again")
+
+    async with serving(again) as url:
+        with pytest.raises(ToolError, match="more than 5 redirects"):
+            await get(client, url)
+
+
+async def test_a_post_is_not_redirected(client: AiohttpClient) -> None:
+    async def away(request: web.Request) -> web.Response:
+        raise web.HTTPTemporaryRedirect("/elsewhere")
+
+    async with serving(away) as url:
+        response = await client.request("POST", url, json_body={}, timeout_s=2.0, max_bytes=1000)
+    assert response.status == 307
+
+
+async def test_a_long_body_is_cut_off_while_it_comes(client: AiohttpClient) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(b"x" * 10_000)
+        return response
+
+    async with serving(endless) as url:
+        with pytest.raises(ToolError, match="longer than 1000 bytes"):
+            await get(client, url)
+
+
+async def test_a_compressed_body_is_refused(client: AiohttpClient) -> None:
+    async def squeezed(request: web.Request) -> web.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        response = web.Response(body=b"x" * 10_000)
+        response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    async with serving(squeezed) as url:
+        with pytest.raises(ToolError, match="encoded"):
+            await get(client, url)
+
+
+async def test_a_server_that_is_silent_ends_in_an_error_in_time(client: AiohttpClient) -> None:
+    async def silent(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.6)
+        return web.Response()
+
+    async with serving(silent) as url:
+        with pytest.raises(ToolError, match=r"127\.0\.0\.1 did not answer in 0.2 s"):
+            await client.request("GET", url, timeout_s=0.2, max_bytes=1000)
+
+
+async def test_a_closed_port_is_a_retryable_error_that_names_no_path(
+    client: AiohttpClient,
+) -> None:
+    with pytest.raises(ToolError) as caught:
+        await get(client, "http://127.0.0.1:9/path?key=secret")
+    assert caught.value.retryable
+    assert "secret" not in str(caught.value)
