@@ -1,10 +1,225 @@
-"""The command line: `gensearcher train | sft | eval | demo | doctor | nano build`."""
+"""The command line: `gensearcher train | sft | eval | demo | doctor | nano build`.
+
+Every command takes `--recipe` (a name in configs/ or a path) and any number of `section.key=value`
+overrides. Exit codes: 0 done; 1 something is not as it should be (doctor), or a failure with its
+traceback; 2 the user's input, said in one sentence; 130 stopped by Ctrl-C.
+Imports no torch and no ray: a command imports what it runs.
+"""
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from core.config import Config, load_config
+from core.errors import ConfigError, DataError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+nano_app = typer.Typer(no_args_is_help=True, help="The models of the nano world.")
+app.add_typer(nano_app, name="nano")
+
+console = Console()
+errors = Console(stderr=True, soft_wrap=True)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class NanoPart(StrEnum):
+    POLICY = "policy"
+    RENDERER = "renderer"
+    BOTH = "both"
+
+
+Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A name in configs/, or a path.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value", show_default=False)
+]
 
 
 @app.callback()
-def main() -> None:
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
     """Train search-augmented image-generation agents on Ray."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Bad input ends in one red sentence; anything unexpected keeps its traceback."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        raise typer.Exit(BAD_INPUT) from error
+    except KeyboardInterrupt as interrupt:
+        errors.print("stopped", style="yellow")
+        raise typer.Exit(INTERRUPTED) from interrupt
+
+
+@app.command()
+def train(
+    recipe: Recipe = "nano",
+    overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it will need; run nothing.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--resume", help="Set an earlier run of this name aside.")
+    ] = False,
+) -> None:
+    """Train; a run that was stopped goes on where its last checkpoint is."""
+    with clear_errors():
+        config = load_config(recipe, overrides=overrides or ())
+        if plan:
+            _show_plan(config, recipe)
+        else:
+            _train(config, recipe=recipe, fresh=fresh)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh/--resume", help="Set an unfinished demo aside.")
+    ] = False,
+) -> None:
+    """Train the nano agent on this machine: evaluate, train, evaluate, report."""
+    from cluster.run_folder import steps_done
+
+    with clear_errors():
+        config = load_config("nano", overrides=["run.name=demo", *(overrides or ())])
+        finished = steps_done(config.run_dir) is not None
+        _train(config, recipe="nano", fresh=fresh or finished)
+
+
+@app.command(name="eval")
+def evaluate(
+    recipe: Recipe = "nano",
+    overrides: Overrides = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A checkpoint of a run, or a policy's folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Play the held-out tasks with a policy, and report."""
+    from cluster.run_folder import policy_of_checkpoint
+    from cluster.summary import heldout_json
+    from cluster.views import draw_heldout
+
+    with clear_errors():
+        changes = ["run.name=eval", *(overrides or ())]
+        if checkpoint is not None:
+            changes.append(f"policy.path={policy_of_checkpoint(checkpoint)}")
+        config = load_config(recipe, overrides=changes)
+        _get_ready(config, recipe=recipe, fresh=True)
+        from cluster.run import evaluate_run
+
+        heldout = evaluate_run(config, console=errors if as_json else console)
+    if as_json:
+        typer.echo(json.dumps(heldout_json(heldout), indent=2))
+    else:
+        console.print(draw_heldout(heldout))
+
+
+@app.command()
+def doctor(
+    recipe: Recipe = "nano",
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what a recipe lacks on this machine, and how to mend it."""
+    from cluster.doctor import diagnose
+    from cluster.machine import inspect_machine
+    from cluster.views import draw_checks
+
+    with clear_errors():
+        config = load_config(recipe, overrides=overrides or ())
+        results = diagnose(config, recipe=recipe, machine=inspect_machine(config.run_dir))
+    failed = [asdict(result) for result in results if not result.ok]
+    if as_json:
+        checks = [asdict(result) for result in results]
+        found = {"recipe": recipe, "ok": not failed, "failed": failed, "checks": checks}
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        console.print(draw_checks(results))
+    raise typer.Exit(1 if failed else 0)
+
+
+@nano_app.command(name="build")
+def nano_build(
+    out: Annotated[Path, typer.Option(help="Where the two model folders go.")] = Path(
+        "models/nano"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    part: Annotated[NanoPart, typer.Option(help="Which of the two models.")] = NanoPart.BOTH,
+) -> None:
+    """Train the nano policy and renderer from nothing; an interrupted build goes on."""
+    from cluster.nano_build import build_nano
+
+    with clear_errors():
+        build_nano(out, seed=seed, part=part, console=console)
+
+
+def _train(config: Config, *, recipe: str, fresh: bool) -> None:
+    _get_ready(config, recipe=recipe, fresh=fresh)
+    from cluster.run import train_run
+
+    with stopped_like_ctrl_c():
+        summary = train_run(config, resume=not fresh, console=console)
+    console.print(f"report: {summary.with_name('report.html')}")
+    console.print(f"summary: {summary}")
+
+
+def _get_ready(config: Config, *, recipe: str, fresh: bool) -> None:
+    """Everything that can be refused before an engine starts. Raises ConfigError."""
+    from cluster.doctor import refuse_unready
+    from cluster.run_folder import set_aside, steps_done
+
+    refuse_unready(config, recipe=recipe)
+    if fresh:
+        if (other := set_aside(config.run_dir)) is not None:
+            console.print(f"the earlier run is kept in {other}")
+        return
+    done = steps_done(config.run_dir)
+    if done is not None and done >= config.train.steps:
+        raise ConfigError(
+            f"run.name: {config.run.name!r} has done its {done} steps; take another name, raise "
+            "train.steps, or start again with --fresh"
+        )
+
+
+def _show_plan(config: Config, recipe: str) -> None:
+    from cluster.plan import make_plan
+    from cluster.views import draw_plan
+
+    console.print(draw_plan(make_plan(config, recipe=recipe)))
+
+
+@contextmanager
+def stopped_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM (`ray job stop`, a preempted node) ends the run as Ctrl-C does: with a checkpoint."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    app()

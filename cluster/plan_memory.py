@@ -114,7 +114,7 @@ def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     return (
         _memory(
             "object store (host)",
-            "weights on their way, images",
+            "weights, images",
             store,
             f"larger of cluster.object_store_gib and two versions of {payload / 1e9:.2g} GB",
             "recipe",

@@ -141,9 +141,7 @@ def _broadcast_seconds(config: Config, policy: PolicySize) -> Figure:
 
 
 def _seconds(stage: str, value: float, formula: str, source: str) -> Figure:
-    return Figure(
-        where=stage, what="one step", value=value, unit="s", formula=formula, source=source
-    )
+    return Figure(where=stage, what="", value=value, unit="s", formula=formula, source=source)
 
 
 def _sources(*sources: str) -> str:

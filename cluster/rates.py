@@ -13,7 +13,9 @@ class Figure:
     """One number of the plan."""
 
     where: str
+    """A process and its device, or a stage."""
     what: str
+    """The piece of memory; "" for a stage's seconds."""
     value: float
     unit: Literal["bytes", "s"]
     formula: str

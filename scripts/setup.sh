@@ -57,7 +57,6 @@ install_packages() {
 }
 
 compile_ops() {
-    [ -f learners/engine.py ] || return 0
     say "compiling DeepSpeed's parts (about a minute the first time)"
     "$VENV/bin/python" -c 'from learners.engine import prebuild_ops; prebuild_ops()'
 }

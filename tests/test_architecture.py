@@ -28,7 +28,10 @@ MAY_IMPORT = {
 }
 """What a room may import beside the standard library and itself; cluster may import all."""
 
-ALSO = {"learners/rllib_learner.py": {"ray.rllib"}}
+ALSO = {
+    "learners/rllib_learner.py": {"ray.rllib"},
+    "actors/rollout.py": {"gymnasium"},  # RLlib's EnvRunner asks for spaces
+}
 """Single files that may import more than their room, because that is their job."""
 
 HOMES = {

@@ -45,7 +45,7 @@ SMALL = {
 """Text: 80 embeddings + 2 layers x (2*64 + 2*32 + 8 + 384 + 16) + 8 = 1,288."""
 
 
-def find(figures: tuple[Figure, ...], where: str, what: str = "one step") -> Figure:
+def find(figures: tuple[Figure, ...], where: str, what: str = "") -> Figure:
     return next(f for f in figures if (f.where, f.what) == (where, what))
 
 

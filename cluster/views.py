@@ -1,0 +1,77 @@
+"""The doctor's findings, a plan and held-out results, drawn for a person."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cluster.doctor import CheckResult
+from cluster.plan import Plan
+from cluster.rates import Figure
+from cluster.summary import Heldout
+
+
+def draw_checks(results: Sequence[CheckResult]) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    for result in results:
+        mark = Text("ok", "green") if result.ok else Text("missing", "bold red")
+        found = Text(result.detail)
+        if result.mend:
+            found.append(f"\n{result.mend}", "yellow")
+        table.add_row(mark, Text(result.name), found)
+    return table
+
+
+def draw_plan(plan: Plan) -> RenderableType:
+    host = f"{plan.host_bytes / 2**30:,.3g} GiB"
+    return Group(
+        Text(f"{plan.recipe}: {plan.num_gpus:g} GPUs, {plan.num_cpus:g} CPUs\n", "bold"),
+        _placement_table(plan),
+        Text("\nmemory", "bold"),
+        _figure_grid(plan.memory),
+        Text(f"all (host), were it one node: {host}"),
+        Text("\nseconds of one step", "bold"),
+        _figure_grid(plan.seconds),
+        Text(
+            f"one stage after the other: {plan.step_s:,.3g} s; in a run they overlap, because "
+            "groups are rendered and judged as they end"
+        ),
+    )
+
+
+def draw_heldout(heldout: Heldout) -> RenderableType:
+    table = Table("metric", "mean", "95% interval", "n", title=f"{heldout.n} held-out tasks")
+    for name, estimate in heldout.estimates.items():
+        low, high = estimate.ci95
+        table.add_row(name, f"{estimate.mean:.3f}", f"{low:.3f} .. {high:.3f}", str(estimate.n))
+    return table
+
+
+def _placement_table(plan: Plan) -> Table:
+    table = Table("actor", "count", "CPU each", "GPU each", "holds", title="placement")
+    for place in plan.placements:
+        asks = (str(place.count), f"{place.cpus:g}", f"{place.gpus:g}")
+        table.add_row(place.role, *asks, place.holds)
+    return table
+
+
+def _figure_grid(figures: Sequence[Figure]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for column in ({"min_width": 16}, {"min_width": 10, "justify": "right"}, {}):
+        grid.add_column(**column)
+    place = ""
+    for figure in figures:
+        if figure.what and figure.where != place:
+            grid.add_row(Text(figure.where, "cyan"))
+            place = figure.where
+        how = Text(figure.formula)
+        how.append(f"\n{figure.source}", "dim")
+        grid.add_row(f"  {figure.what}" if figure.what else figure.where, _value(figure), how)
+    return grid
+
+
+def _value(figure: Figure) -> str:
+    if figure.unit == "s":
+        return f"{figure.value:,.3g} s"
+    return f"{figure.value / 2**30:,.3g} GiB"
