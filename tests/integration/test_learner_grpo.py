@@ -1,0 +1,224 @@
+"""The whole learner on DeepSpeed, held against plain transformers and plain torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.config import Config, build_config
+from core.errors import ConfigError, FidelityError, LearnerError
+from core.records import Group
+from envs.chat import ChatFormat
+from learners.advantage import NoSignal, group_advantages
+from learners.grpo_learner import GrpoLearner, select_samples
+from learners.publish import unpack_weights
+from tests.fakes.images import MemoryImageStore
+from tests.hf_policy import HfPolicy
+from tests.oracle_groups import make_oracle_groups
+from tests.tiny_model import build_tiny_policy
+
+pytestmark = pytest.mark.integration
+
+SCORES = [[0.0, 1.0], [0.2, 0.5, 0.9]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    folder: Path
+    chat: ChatFormat
+    store: MemoryImageStore
+
+    def config(self, **learner: Any) -> Config:
+        settings = {"micro_batch_tokens": 256, "warmup_steps": 1, "lr": 1e-3} | learner
+        return build_config({"policy": {"path": str(self.folder)}, "learner": settings})
+
+    @contextmanager
+    def learner(self, **settings: Any) -> Iterator[GrpoLearner]:
+        learner = GrpoLearner(self.config(**settings), chat=self.chat, images=self.store)
+        try:
+            yield learner
+        finally:
+            learner.close()
+
+    def groups(self, **changes: Any) -> list[Group]:
+        oracle = HfPolicy(self.folder)
+        return make_oracle_groups(oracle, self.chat, self.store, **({"scores": SCORES} | changes))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = build_tiny_policy(tmp_path_factory.mktemp("policy"))
+    return World(folder=folder, chat=ChatFormat.load(folder), store=MemoryImageStore())
+
+
+def weights_of(learner: GrpoLearner) -> dict[str, torch.Tensor]:
+    update, payload = learner.publish()
+    return dict(unpack_weights(update, payload))
+
+
+def test_an_on_policy_update_sees_the_rollouts_logprobs_behind_images_too(world: World) -> None:
+    groups = world.groups()
+    with world.learner() as learner:
+        report = learner.update(groups)
+    metrics = report.metrics
+    assert report.version == 1
+    assert report.num_samples == 5
+    assert metrics["learner/logprob_diff/text_max"] < 1e-4
+    assert metrics["learner/logprob_diff/after_image_max"] < 1e-4
+    assert metrics["learner/clip_fraction"] == 0
+    assert metrics["learner/ess"] == pytest.approx(1, abs=1e-4)
+    assert metrics["learner/micro_batches"] > 1
+    samples, _ = select_samples(groups, use_std=True)
+    total = sum(sum(sample.advantages) for sample in samples)
+    assert metrics["learner/loss"] == pytest.approx(-total / report.num_tokens, abs=1e-4)
+
+
+def test_one_update_is_one_plain_adamw_step_on_unpadded_sequences(world: World) -> None:
+    groups = world.groups()
+    with world.learner(betas=(0.9, 0.99), weight_decay=0.01, max_grad_norm=0.5) as learner:
+        report = learner.update(groups)
+        trained = weights_of(learner)
+    expected, norm = plain_step(world, groups)
+    assert report.metrics["learner/grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(trained[name], tensor, rtol=0, atol=2e-5, msg=name)
+
+
+def plain_step(world: World, groups: list[Group]) -> tuple[dict[str, torch.Tensor], float]:
+    """REINFORCE with the same advantages: on-policy, the clipped objective has its gradient."""
+    model = HfPolicy(world.folder).model
+    model.model.visual.requires_grad_(False)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    samples, _ = select_samples(groups, use_std=True)
+    num_tokens = sum(sum(sample.loss_mask) for sample in samples)
+    for sample in samples:
+        ids = torch.tensor([sample.token_ids])
+        vision = world.chat.vision_inputs(sample.images, world.store)
+        logits = model(
+            input_ids=ids,
+            mm_token_type_ids=(ids == world.chat.image_id).int(),
+            pixel_values=torch.from_numpy(vision.pixel_values),
+            image_grid_thw=torch.from_numpy(vision.grid_thw),
+            use_cache=False,
+        ).logits[0]
+        logits = logits.index_fill(1, torch.tensor(sample.sampling.banned_ids), float("-inf"))
+        logprobs = (logits / sample.sampling.temperature).log_softmax(-1)[:-1]
+        chosen = logprobs.gather(1, ids[0, 1:, None])[:, 0]
+        mask = torch.tensor(sample.loss_mask[1:], dtype=torch.bool)
+        weights = torch.tensor(sample.advantages[1:])
+        (-(chosen * weights)[mask].sum() / num_tokens).backward()
+    norm = torch.nn.utils.clip_grad_norm_(trainable, 0.5).item()
+    optimizer.step()
+    return model.state_dict(), norm
+
+
+def test_frozen_vision_stays_and_the_tied_head_travels(world: World) -> None:
+    with world.learner() as learner:
+        before = weights_of(learner)
+        learner.update(world.groups())
+        update, payload = learner.publish()
+        after = dict(unpack_weights(update, payload))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert update.version == 1
+    assert not [name for name in changed if ".visual." in name]
+    assert "lm_head.weight" in changed
+    assert torch.equal(after["lm_head.weight"], after["model.language_model.embed_tokens.weight"])
+
+
+def test_vision_is_trained_when_it_is_not_frozen(world: World) -> None:
+    with world.learner(freeze_vision=False) as learner:
+        before = weights_of(learner)
+        learner.update(world.groups())
+        after = weights_of(learner)
+    assert any(".visual." in n and not torch.equal(before[n], after[n]) for n in before)
+
+
+@pytest.mark.parametrize(("dtype", "zero_stage"), [("float32", 1), ("float32", 3), ("bfloat16", 2)])
+def test_resume_is_bit_exact(world: World, tmp_path: Path, dtype: str, zero_stage: int) -> None:
+    steps = [world.groups(seed=seed) for seed in range(4)]
+    settings = {"dtype": dtype, "zero_stage": zero_stage, "warmup_steps": 3, "lr": 1e-3}
+    with world.learner(**settings) as learner:
+        for groups in steps[:2]:
+            learner.update(groups)
+        learner.save(str(tmp_path / "half"))
+        for groups in steps[2:]:
+            learner.update(groups)
+        expected = weights_of(learner)
+    with world.learner(**settings) as learner:
+        learner.load(str(tmp_path / "half"))
+        assert learner.version == 2
+        for groups in steps[2:]:
+            report = learner.update(groups)
+        resumed = weights_of(learner)
+    assert report.version == 4
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_a_saved_policy_is_a_folder_that_transformers_loads(world: World, tmp_path: Path) -> None:
+    with world.learner() as learner:
+        learner.update(world.groups())
+        learner.save(str(tmp_path / "saved"))
+        trained = weights_of(learner)
+    loaded = HfPolicy(tmp_path / "saved" / "policy").model.state_dict()
+    assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+    ChatFormat.load(tmp_path / "saved" / "policy")
+
+
+def test_stale_tokens_are_weighted_and_later_steps_keep_their_anchor(world: World) -> None:
+    with world.learner(updates_per_step=2) as learner:
+        learner.update(world.groups(seed=1))
+        report = learner.update(world.groups(seed=2, version=0))
+    assert report.metrics["learner/off_policy_fraction"] == 1
+    assert report.metrics["learner/optimizer_steps"] == 2
+    assert report.metrics["learner/kl_rollout"] > 0
+    assert report.version == 2
+
+
+def test_a_batch_without_signal_changes_nothing(world: World) -> None:
+    groups = world.groups(scores=[[0.5, 0.5], [0.3]])
+    assert group_advantages(groups[0], use_std=True) is NoSignal.NO_SPREAD
+    with world.learner() as learner:
+        before = weights_of(learner)
+        report = learner.update(groups)
+        assert (report.version, report.num_samples, report.num_tokens) == (0, 0, 0)
+        assert report.metrics["learner/groups_no_spread"] == 1
+        assert report.metrics["learner/groups_too_few"] == 1
+        assert all(torch.equal(before[name], t) for name, t in weights_of(learner).items())
+
+
+def test_a_policy_that_saw_other_pixels_is_refused(world: World) -> None:
+    (group,) = world.groups(scores=[[0.0, 1.0]])
+    member = group.members[0]
+    assert member.trajectory is not None
+    last = member.trajectory.turns[-1]
+    images = tuple(replace(image, pixel_digest="0" * 64) for image in last.images)
+    turns = (member.trajectory.turns[0], replace(last, images=images))
+    forged = replace(member, trajectory=replace(member.trajectory, turns=turns))
+    with world.learner() as learner, pytest.raises(FidelityError, match="other pixel values"):
+        learner.update([replace(group, members=(forged, *group.members[1:]))])
+
+
+def test_a_missing_image_is_the_learners_failure_and_names_it(world: World) -> None:
+    groups = world.groups()
+    learner = GrpoLearner(world.config(), chat=world.chat, images=EmptyStore())
+    with pytest.raises(LearnerError, match="disk is gone"):
+        learner.update(groups)
+    learner.close()
+
+
+class EmptyStore(MemoryImageStore):
+    def get(self, ref: Any) -> bytes:
+        raise OSError("disk is gone")
+
+
+def test_another_models_state_is_refused(world: World, tmp_path: Path) -> None:
+    with world.learner() as learner:
+        learner.update(world.groups())
+        learner.save(str(tmp_path / "frozen"))
+    with world.learner(freeze_vision=False) as learner, pytest.raises(ConfigError, match="freeze"):
+        learner.load(str(tmp_path / "frozen"))

@@ -1,0 +1,97 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import ConfigError
+from learners.checkpoint import (
+    TrainState,
+    find_damage,
+    latest_checkpoint,
+    load_checkpoint,
+    policy_folder,
+    save_checkpoint,
+)
+
+
+def write(folder: Path, *, step: int = 3, word: str = "weights") -> Path:
+    state = TrainState(
+        step=step, version=2, tensors={"master/a": torch.arange(3.0), "rng": torch.get_rng_state()}
+    )
+
+    def write_policy(path: Path) -> None:
+        (path / "model.safetensors").write_text(word)
+
+    save_checkpoint(folder, state=state, write_policy=write_policy)
+    return folder
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    folder = write(tmp_path / "step_3")
+    state = load_checkpoint(folder)
+    assert (state.step, state.version) == (3, 2)
+    assert state.tensors["master/a"].tolist() == [0, 1, 2]
+    assert torch.equal(state.tensors["rng"], torch.get_rng_state())
+    assert (policy_folder(folder) / "model.safetensors").read_text() == "weights"
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "last")
+    write(tmp_path / "last", step=4, word="newer")
+    assert load_checkpoint(tmp_path / "last").step == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path / "last")
+
+    def full_disk(path: Path) -> None:
+        (path / "model.safetensors").write_text("half")
+        raise OSError("no space left on device")
+
+    state = TrainState(step=9, version=9, tensors={})
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(tmp_path / "last", state=state, write_policy=full_disk)
+    assert load_checkpoint(tmp_path / "last").step == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_the_latest_whole_checkpoint_is_found_and_torn_ones_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = write(tmp_path / "step_1")
+    short = write(tmp_path / "step_2")
+    (policy_folder(short) / "model.safetensors").write_text("wei")
+    unfinished = write(tmp_path / "step_3")
+    (unfinished / "state.json").unlink()
+    (tmp_path / ".step_4.abc").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert latest_checkpoint(tmp_path) == whole
+    assert "model.safetensors has 3 of 7 bytes" in caplog.text
+    assert "its writing never ended" in caplog.text
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path / "never") is None
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_loading_a_torn_checkpoint_says_what_is_wrong(tmp_path: Path) -> None:
+    folder = write(tmp_path / "step_1")
+    (folder / "state.safetensors").unlink()
+    with pytest.raises(ConfigError, match="has 0 of"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}'])
+def test_an_unreadable_state_is_damage(tmp_path: Path, text: str) -> None:
+    folder = write(tmp_path / "step_1")
+    (folder / "state.json").write_text(text)
+    assert find_damage(folder) == "has a state.json that cannot be read"
+
+
+def test_the_state_is_plain_json(tmp_path: Path) -> None:
+    state = json.loads((write(tmp_path / "step_1") / "state.json").read_text())
+    assert set(state["files"]) == {"policy/model.safetensors", "state.safetensors"}
