@@ -25,9 +25,8 @@ DEADLINE_S: Final = 60.0
 RETRY_S: Final = 0.5
 
 
-@ray.remote(max_restarts=-1)
 class JudgeActor:
-    """Holds one judge; many verdicts are under way at once."""
+    """A judge in an async Ray actor; many verdicts are under way at once."""
 
     def __init__(self, make_judge: Callable[[], Judge]) -> None:
         self._judge = make_judge()
@@ -89,7 +88,10 @@ def start_judge(
     make_judge: Callable[[], Judge], *, num_cpus: float, max_in_flight: int
 ) -> tuple[Any, JudgeClient]:
     """Start the actor and wait for it: (handle, client). Its own start-up errors pass through."""
-    handle = JudgeActor.options(num_cpus=num_cpus, max_concurrency=max_in_flight).remote(make_judge)
+    actor = ray.remote(JudgeActor).options(
+        num_cpus=num_cpus, max_restarts=-1, max_concurrency=max_in_flight
+    )
+    handle = actor.remote(make_judge)
     try:
         name, prompt_sha = ray.get(handle.describe.remote())
     except RayTaskError as error:

@@ -1,0 +1,67 @@
+"""The judge actor: verdicts, the judge's own errors, and a judge process that dies."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.judge import JudgeClient, start_judge
+from core.errors import JudgeError
+from core.protocols import ImageVerdict, TextVerdict
+from core.records import Answer, ImageRef, Task
+from tests.builders import make_answer, make_image_ref, make_task
+from tests.fakes.judge import FakeJudge, text_verdict
+
+pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
+
+
+class FrailJudge(FakeJudge):
+    """Dies on the task "deadly" the first time its file is not there, errs on "unclear"."""
+
+    async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
+        if task.task_id == "unclear":
+            raise JudgeError("the verdict could not be read", retryable=False)
+        if task.task_id.startswith("/") and not Path(task.task_id).exists():
+            Path(task.task_id).touch()
+            os._exit(1)
+        return text_verdict(0.75)
+
+    async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.fixture(scope="module")
+def client(ray_cluster: str) -> Iterator[JudgeClient]:
+    handle, client = start_judge(FrailJudge, num_cpus=0.1, max_in_flight=8)
+    yield client
+    ray.kill(handle)
+
+
+async def ask(client: JudgeClient, task_id: str) -> TextVerdict:
+    return await client.judge_text(task=make_task(task_id=task_id), answer=make_answer())
+
+
+async def test_verdicts_come_back_and_the_judge_is_named(client: JudgeClient) -> None:
+    verdicts = await asyncio.gather(*(ask(client, "clear") for _ in range(8)))
+    assert {verdict.value for verdict in verdicts} == {0.75}
+    assert (client.name, client.prompt_sha) == ("fake", "")
+
+
+async def test_the_judges_own_error_comes_out_as_it_was(client: JudgeClient) -> None:
+    with pytest.raises(JudgeError, match="could not be read") as caught:
+        await ask(client, "unclear")
+    assert not caught.value.retryable
+
+
+async def test_a_bug_in_the_judge_is_a_judge_error(client: JudgeClient) -> None:
+    with pytest.raises(JudgeError, match="ZeroDivisionError"):
+        await client.judge_image(task=make_task(), image=make_image_ref())
+
+
+async def test_a_judge_that_dies_is_asked_again(client: JudgeClient, tmp_path: Any) -> None:
+    assert (await ask(client, str(tmp_path / "died"))).value == 0.75
+    assert (tmp_path / "died").exists()
