@@ -24,6 +24,7 @@ MIN_PYTHON = (3, 11)
 CONNECT_TIMEOUT_S = 3.0
 DISK_FLOOR_GIB = 1.0
 """For images, logs and caches beside the checkpoints."""
+SEARCH_KEY = "SERPER_API_KEY"
 _SHOWN = 3
 
 
@@ -201,7 +202,7 @@ def check_judge_key(config: Config) -> CheckResult:
 def check_search_key(config: Config) -> CheckResult:
     if config.tools.search == "nano":
         return _result("search_key", True, "the nano world is searched without one")
-    return _check_key("search_key", config.tools.api_key_env, config.tools.search)
+    return _check_key("search_key", SEARCH_KEY, config.tools.search)
 
 
 def checkpoint_gib(config: Config) -> float:

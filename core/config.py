@@ -52,8 +52,6 @@ class TasksConfig(_Section):
 
 class ToolsConfig(_Section):
     search: Literal["nano", "serper"] = "nano"
-    api_key_env: str = "SERPER_API_KEY"
-    """The environment variable with the key of a live search; unused for nano."""
     top_k: int = Field(3, ge=1, le=20)
     """Results of one query, and images of one image search."""
     max_images_per_search: int = Field(3, ge=1, le=5)
