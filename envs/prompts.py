@@ -15,8 +15,8 @@ LAST_TURN = "No more tool calls. Answer now."
 """Follows the last tool response: the next turn must be the answer."""
 TOO_LONG = "Response too long. Be brief."
 """Follows a completion that was cut by its token limit."""
-CUT_MARK = " ..."
-"""Ends a tool text that was cut to fit the context."""
+NO_IMAGES = "no image can be shown"
+"""Stands for images that were found but could not be read, or had no room."""
 
 _FULL = """\
 You prepare pictures that need knowledge you may not have. The user asks for a picture; you find \
@@ -49,8 +49,8 @@ id such as IMG_001.
 - Look up every fact that the picture depends on, step by step; do not guess one that can be found.
 - Use image_search for whatever must look right, and look closely at the images before you choose.
 - The number of turns is limited. You are told when the next one has to be the answer.
-- Choose at most {max_references} reference images, each once, in ascending order of their ids, and \
-only ids that you were shown. Choose none if none helps.
+- Choose at most {max_references} reference images, each once, in ascending order of their ids, \
+and only ids that you were shown. Choose none if none helps.
 - gen_prompt must be complete without this conversation: subject, setting, composition, style, and \
 any text in the picture, word for word. The image model cannot read ids, links or your notes: call \
 the references "the first reference image", "the second reference image" and so on, in the order \
