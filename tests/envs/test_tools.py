@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from core.errors import InfraError, ToolError
 from core.records import FoundImage, ToolCall, ToolResult
 from envs.cache import ToolCache
+from envs.corpus import Corpus, build_corpus
+from envs.nano.lookup import Lookup
+from envs.nano.world import World
 from envs.passages import one_line, relevant_passages
 from envs.provider import Page, SearchHit
 from envs.toolbox import UNAVAILABLE, LocalToolbox
 from envs.tools import NOTHING_FOUND, BrowseTool, ImageSearchTool, ProviderTool, SearchTool
 from tests.builders import make_found_image, make_rollout_id
+from tests.fakes.images import MemoryImageStore
 
 
 class SetProvider:
@@ -266,3 +270,26 @@ def test_passages_are_one_printable_line_within_their_budget(
 def test_one_line_cuts_and_cleans() -> None:
     assert one_line(" a\tb\r\nc\u200b\ud800d ", max_chars=20) == "a b c d"
     assert one_line("abcdefgh", max_chars=6) == "abc..."
+
+
+async def test_the_nano_world_reads_as_its_policy_was_taught(tmp_path: Path) -> None:
+    world, store = World(seed=0, num_train=12, num_heldout=6), MemoryImageStore()
+    path = tmp_path / "corpus.sqlite"
+    build_corpus(path, pages=world.pages(), images=world.images(), store=store)
+    corpus, lookup = Corpus(path), Lookup(world)
+    tools: list[ProviderTool[Any]] = [
+        SearchTool(corpus, top_k=3),
+        ImageSearchTool(corpus, top_k=3),
+        BrowseTool(corpus),
+    ]
+    toolbox = LocalToolbox(tools, ToolCache(tmp_path / "cache.sqlite"))
+    for thing in world.things:
+        pages = [f"[{p.url}] {p.title}: {p.text}" for p in lookup.search(thing.title)]
+        result = await call(toolbox, "search", {"queries": [thing.title]})
+        assert result.text.split("\n") == pages
+    country = world.countries[0]
+    query = f"flag of {country.name}"
+    images = (await call(toolbox, "image_search", {"query": query})).images
+    found = lookup.image_search(query)
+    assert [store.get(image.ref) for image in images] == [image.png for image in found]
+    assert [image.title for image in images] == [image.caption for image in found]
