@@ -210,7 +210,7 @@ class NanoEditPlusPipeline(DiffusionPipeline):
             return None
         index = named_reference(prompt, num_references=len(images))
         picture = images[index].convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
-        return normalise(np.asarray(picture)[None])
+        return normalise(np.array(picture)[None])
 
 
 def _slot_rows(said: PartialFlag) -> list[int]:

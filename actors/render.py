@@ -1,0 +1,113 @@
+"""The render actors: a Ray Serve deployment that holds a diffusers pipeline, and its client.
+
+In: a `RenderConfig`, an image store, a cache file. Out: a `RenderClient`, which is an `ImageModel`.
+A replica draws one picture at a time (`max_ongoing_requests` = 1, so that the router spreads) and
+gets the references as bytes, so it needs no image store. There is no HTTP proxy. Serve does not
+retry the requests of a killed replica; the client does.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from actors.diffusion import MAX_REFERENCES, Painter, image_model_name
+from actors.render_client import RenderCache, RenderClient
+from core.config import RenderConfig
+from core.errors import InfraError, RenderError
+from core.protocols import ImageStore
+from core.records import RenderRequest
+
+logger = logging.getLogger(__name__)
+
+APP_NAME: Final = "render"
+BATCH_SIZE: Final = 1
+"""Edit-Plus pipelines take one prompt at a time."""
+
+
+@serve.deployment(name="RenderActor", max_ongoing_requests=BATCH_SIZE)
+class RenderActor:
+    """One replica, one pipeline."""
+
+    def __init__(self, config: RenderConfig) -> None:
+        self._painter = Painter(config)
+
+    async def paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> bytes:
+        """PNG bytes; the replica still answers health checks while it draws."""
+        return await asyncio.to_thread(self._painter.paint, request, references=references)
+
+
+class ServePainter:
+    """Implements `RemotePainter` over a Serve handle; names what went wrong in our own errors."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> bytes:
+        try:
+            data: bytes = await self._handle.paint.remote(request, references)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, RenderError):
+                raise cause from None
+            raise RenderError(f"render actor raised {cause!r}", retryable=False) from error
+        except (RayError, RayServeException) as error:
+            raise InfraError(f"render actor lost: {type(error).__name__}: {error}") from error
+        return data
+
+
+def deploy_render(config: RenderConfig, *, store: ImageStore, cache_path: Path) -> RenderClient:
+    """Start the replicas on the connected Ray cluster and wait until they are ready.
+
+    Raises ConfigError for a path without a pipeline, InfraError when the replicas do not start.
+    """
+    config = _with_absolute_path(config)
+    name = image_model_name(config)
+    serve.start(proxy_location="Disabled")
+    app = RenderActor.options(**_deployment_options(config)).bind(config)
+    try:
+        handle = serve.run(app, name=APP_NAME, route_prefix=None)
+    except RuntimeError as error:
+        raise InfraError(f"the render actors did not start: {error}") from error
+    logger.info("render actors are up: model=%s", name)
+    return RenderClient(
+        ServePainter(handle),
+        name=name,
+        max_references=MAX_REFERENCES[config.pipeline],
+        store=store,
+        cache=RenderCache(cache_path),
+        max_in_flight=2 * BATCH_SIZE * config.max_replicas,
+        timeout_s=config.timeout_s,
+    )
+
+
+def stop_render() -> None:
+    """Take the deployment down; the rest of Serve stays."""
+    serve.delete(APP_NAME)
+
+
+def _deployment_options(config: RenderConfig) -> dict[str, Any]:
+    resources = {
+        "num_cpus": config.num_cpus_per_replica,
+        "num_gpus": config.num_gpus_per_replica,
+    }
+    if config.min_replicas == config.max_replicas:
+        return {"num_replicas": config.max_replicas, "ray_actor_options": resources}
+    scaling = {
+        "min_replicas": config.min_replicas,
+        "initial_replicas": max(config.min_replicas, 1),
+        "max_replicas": config.max_replicas,
+        "target_ongoing_requests": BATCH_SIZE,
+    }
+    return {"autoscaling_config": scaling, "ray_actor_options": resources}
+
+
+def _with_absolute_path(config: RenderConfig) -> RenderConfig:
+    """Replicas run in another folder; a path that is not here is a hub id."""
+    path = Path(config.path)
+    return config.model_copy(update={"path": str(path.resolve())}) if path.exists() else config

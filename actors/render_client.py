@@ -1,0 +1,194 @@
+"""The image model as everyone else sees it: cache, coalescing and retries before remote painters.
+
+In: `RenderRequest`s. Out: `RenderedImage`s whose bytes are in the image store. A render is a pure
+function of its request, so a finished one is kept by content, and N equal requests in flight make
+one. Raises `RenderError`: at once for a request that the model cannot take or that makes it raise,
+after `MAX_TRIES` when replicas die or do not answer.
+"""
+
+import asyncio
+import json
+import logging
+import sqlite3
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from core.errors import ConfigError, InfraError, RenderError, boundary
+from core.protocols import ImageStore
+from core.records import ImageRef, RenderedImage, RenderRequest, to_jsonable
+
+logger = logging.getLogger(__name__)
+
+MAX_TRIES: Final = 4
+BACKOFF_S: Final = 0.5
+"""Wait before the second try; doubled for each further one."""
+SCHEMA_VERSION: Final = 1
+
+
+class RemotePainter(Protocol):
+    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> bytes:
+        """PNG bytes. Raises RenderError when the model raised, InfraError when it was lost."""
+        ...
+
+
+def check_references(request: RenderRequest, *, max_references: int) -> None:
+    """Raises RenderError when the model cannot take the request's references."""
+    if len(request.references) > max_references:
+        raise RenderError(
+            f"{len(request.references)} reference images, but {request.model} takes "
+            f"{max_references} at most; let the answer choose fewer",
+            retryable=False,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderCounters:
+    """Since the client was made."""
+
+    hits: int = 0
+    coalesced: int = 0
+    painted: int = 0
+    retries: int = 0
+
+
+class RenderCache:
+    """Request key -> image reference, in a SQLite file that lives beside the image store."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Opened on the thread that sets up, used on the controller's.
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._prepare()
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{path} cannot be used as a render cache ({error}); delete the file"
+            ) from error
+
+    def get(self, key: str) -> ImageRef | None:
+        with boundary(RenderError, "reading the render cache"):
+            query = "SELECT image FROM renders WHERE key = ?"
+            row = self._db.execute(query, (key,)).fetchone()
+        return None if row is None else ImageRef(**json.loads(row[0]))
+
+    def put(self, key: str, image: ImageRef) -> None:
+        with boundary(RenderError, "writing the render cache"):
+            row = (key, json.dumps(to_jsonable(image)))
+            self._db.execute("INSERT OR REPLACE INTO renders VALUES (?, ?)", row)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+        if schema != SCHEMA_VERSION:
+            self._db.execute("DROP TABLE IF EXISTS renders")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS renders (key TEXT PRIMARY KEY, image TEXT NOT NULL)"
+        )
+
+
+class RenderClient:
+    """Implements core.protocols.ImageModel around a `RemotePainter`."""
+
+    def __init__(
+        self,
+        painter: RemotePainter,
+        *,
+        name: str,
+        max_references: int,
+        store: ImageStore,
+        cache: RenderCache,
+        max_in_flight: int,
+        timeout_s: float,
+        backoff_s: float = BACKOFF_S,
+    ) -> None:
+        """`timeout_s` bounds each try, the start of a cold replica included; waiting for one of
+        the `max_in_flight` places does not count."""
+        self._painter = painter
+        self._name = name
+        self._max_references = max_references
+        self._store = store
+        self._cache = cache
+        self._places = asyncio.Semaphore(max_in_flight)
+        self._timeout_s = timeout_s
+        self._backoff_s = backoff_s
+        self._in_flight: dict[str, asyncio.Task[RenderedImage]] = {}
+        self.counters = RenderCounters()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def max_references(self) -> int:
+        return self._max_references
+
+    async def render(self, request: RenderRequest) -> RenderedImage:
+        """The picture, from the cache or drawn. A render goes on when its caller gives up."""
+        check_references(request, max_references=self._max_references)
+        kept = self._kept(request)
+        if kept is not None:
+            self._count(hits=1)
+            return RenderedImage(image=kept, request=request, seconds=0.0, cached=True)
+        key = request.key
+        task = self._in_flight.get(key)
+        if task is not None:
+            self._count(coalesced=1)
+            return replace(await asyncio.shield(task), cached=True)
+        task = asyncio.create_task(self._draw(request))
+        self._in_flight[key] = task
+        task.add_done_callback(lambda done: self._forget(key, done))
+        return await asyncio.shield(task)
+
+    def _kept(self, request: RenderRequest) -> ImageRef | None:
+        """A kept picture whose bytes the store still has."""
+        image = self._cache.get(request.key)
+        if image is None:
+            return None
+        try:
+            self._store.get(image)
+        except InfraError:
+            logger.info("render=%s is cached, but its image is gone", request.key[:12])
+            return None
+        return image
+
+    async def _draw(self, request: RenderRequest) -> RenderedImage:
+        references = tuple(self._store.get(reference) for reference in request.references)
+        started = time.perf_counter()
+        data = await self._paint(request, references)
+        image = self._store.put(data)
+        self._cache.put(request.key, image)
+        self._count(painted=1)
+        seconds = time.perf_counter() - started
+        return RenderedImage(image=image, request=request, seconds=seconds, cached=False)
+
+    async def _paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> bytes:
+        """Ask until a replica answers; a lost one is no reason to give up, a raising one is."""
+        wait_s = self._backoff_s
+        for tries in range(1, MAX_TRIES + 1):
+            try:
+                async with self._places, asyncio.timeout(self._timeout_s):
+                    return await self._painter.paint(request, references=references)
+            except (InfraError, TimeoutError) as error:
+                reason = str(error) or f"no picture within {self._timeout_s:g} s"
+                logger.warning("render=%s try=%d: %s", request.key[:12], tries, reason)
+            if tries < MAX_TRIES:
+                self._count(retries=1)
+                await asyncio.sleep(wait_s)
+                wait_s *= 2
+        raise RenderError(f"no picture after {MAX_TRIES} tries; last: {reason}")
+
+    def _forget(self, key: str, done: asyncio.Task[RenderedImage]) -> None:
+        del self._in_flight[key]
+        if not done.cancelled():
+            done.exception()  # every caller may have gone; then nobody else asks for it
+
+    def _count(self, **more: int) -> None:
+        values = {name: getattr(self.counters, name) + number for name, number in more.items()}
+        self.counters = replace(self.counters, **values)
