@@ -4,7 +4,6 @@ Pure translation, shared by every way to run vLLM. Prompts go in un-expanded (on
 image) with the images as pixels; vLLM gives the expanded ids back.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +14,10 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from core.config import Config
-from core.errors import FidelityError, InfraError
+from core.errors import InfraError
 from core.protocols import Generated, GenerateRequest, ImageStore
 from core.records import Completion, FinishReason, Sampling, SeenImage
+from envs.images import decode_rgb
 
 BLOCK_SIZE = 32
 """Tokens per block of the KV cache; small, because prefixes are reused block by block."""
@@ -26,6 +26,7 @@ BLOCK_SIZE = 32
 def engine_args(config: Config) -> AsyncEngineArgs:
     """One engine of this run."""
     rollout = config.rollout
+    on_cpu = rollout.num_gpus_per_worker == 0
     return AsyncEngineArgs(
         model=config.policy.path,
         dtype=config.policy.dtype,
@@ -41,7 +42,10 @@ def engine_args(config: Config) -> AsyncEngineArgs:
             "video": 0,
         },
         # Eager on a laptop: compiling costs more than it gives to a tiny model.
-        enforce_eager=rollout.num_gpus_per_worker == 0,
+        enforce_eager=on_cpu,
+        # A prompt that is computed in parts rewinds its request's generator, which a CPU
+        # generator cannot do: the engine dies ("CPU Generator does not use offset").
+        enable_chunked_prefill=not on_cpu,
         # A weight update falls between two steps; with a step in flight its tokens would be
         # labelled with the version that did not sample them.
         async_scheduling=False,
@@ -54,8 +58,8 @@ def engine_args(config: Config) -> AsyncEngineArgs:
 
 
 def load_images(images: Sequence[SeenImage], store: ImageStore) -> list[Image.Image]:
-    """Decoded RGB pixels, in order. Raises InfraError when bytes are missing."""
-    return [Image.open(io.BytesIO(store.get(image.ref))).convert("RGB") for image in images]
+    """Decoded as the processor decodes them, in order. Raises InfraError when bytes are missing."""
+    return [decode_rgb(store.get(image.ref)) for image in images]
 
 
 def build_prompt(
@@ -90,19 +94,11 @@ def build_sampling(
 
 
 def to_generated(request: GenerateRequest, output: RequestOutput) -> Generated:
-    """Raises InfraError for an output that is no completion, FidelityError when vLLM expanded
-    the prompt to another number of image tokens than the processor counted."""
+    """Raises InfraError for an output that is no completion."""
     sampled = output.outputs[0]
     token_ids = tuple(sampled.token_ids)
     if sampled.finish_reason not in set(FinishReason):
         raise InfraError(f"rollout {request.rollout_id}: vLLM ended with {sampled.finish_reason!r}")
-    prompt_ids = tuple(output.prompt_token_ids or ())
-    expected = len(request.engine_ids) + sum(image.num_tokens - 1 for image in request.images)
-    if len(prompt_ids) != expected:
-        raise FidelityError(
-            f"rollout {request.rollout_id}: vLLM expanded the prompt to {len(prompt_ids)} tokens, "
-            f"the processor to {expected}"
-        )
     completion = Completion(
         token_ids=token_ids,
         logprobs=tuple(sampled.logprobs.logprobs) if token_ids else (),
@@ -112,4 +108,4 @@ def to_generated(request: GenerateRequest, output: RequestOutput) -> Generated:
             (int(span.version), span.start, span.end) for span in sampled.weight_versions or ()
         ),
     )
-    return Generated(prompt_ids=prompt_ids, completion=completion)
+    return Generated(prompt_ids=tuple(output.prompt_token_ids or ()), completion=completion)
