@@ -12,10 +12,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -32,13 +31,6 @@ errors = Console(stderr=True, soft_wrap=True)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-
-
-class NanoPart(StrEnum):
-    POLICY = "policy"
-    RENDERER = "renderer"
-    BOTH = "both"
-
 
 Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A name in configs/, or a path.")]
 Overrides = Annotated[
@@ -163,7 +155,9 @@ def nano_build(
         "models/nano"
     ),
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    part: Annotated[NanoPart, typer.Option(help="Which of the two models.")] = NanoPart.BOTH,
+    part: Annotated[
+        Literal["policy", "renderer", "both"], typer.Option(help="Which of the two models.")
+    ] = "both",
 ) -> None:
     """Train the nano policy and renderer from nothing; an interrupted build goes on."""
     from cluster.nano_build import build_nano
@@ -178,8 +172,8 @@ def _train(config: Config, *, recipe: str, fresh: bool) -> None:
 
     with stopped_like_ctrl_c():
         summary = train_run(config, resume=not fresh, console=console)
-    console.print(f"report: {summary.with_name('report.html')}")
-    console.print(f"summary: {summary}")
+    console.print(f"report: {summary.with_name('report.html').resolve()}")
+    console.print(f"summary: {summary.resolve()}")
 
 
 def _get_ready(config: Config, *, recipe: str, fresh: bool) -> None:
