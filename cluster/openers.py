@@ -1,0 +1,104 @@
+"""What the search actor and the judge actor hold, made from a Config where the actors run.
+
+Their processes import this module, so it stays light: no torch, no diffusers, no Ray.
+
+Files, under runs/<name>/: images/, corpus.sqlite (the nano world's pages), tools.sqlite (cache).
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.nano_judge import nano_judge
+from core.config import Config, has_secret, secret
+from core.protocols import Judge
+from envs.cache import ToolCache
+from envs.corpus import Corpus, build_corpus
+from envs.http import AiohttpClient
+from envs.images import FileImageStore
+from envs.nano.world import World
+from envs.provider import SearchProvider
+from envs.serper import SerperProvider
+from envs.toolbox import LocalToolbox
+from envs.tools import BrowseTool, ImageSearchTool, SearchTool
+from rewards.openai_judge import OpenAIJudge
+
+CORPUS = "corpus.sqlite"
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """Secrets that travel to the actors which need them, and nowhere else."""
+
+    search: str = field(default="", repr=False)
+    pages: str = field(default="", repr=False)
+    judge: str = field(default="", repr=False)
+
+
+def read_keys(config: Config) -> Keys:
+    """The keys that the recipe needs. Raises ConfigError for one that is not set."""
+    live = config.tools.search == "serper"
+    judged = config.judge.kind == "openai"
+    return Keys(
+        search=secret("SERPER_API_KEY") if live else "",
+        pages=secret("JINA_API_KEY") if live and has_secret("JINA_API_KEY") else "",
+        judge=secret(config.judge.api_key_env) if judged else "",
+    )
+
+
+def prepare_corpus(config: Config, run_dir: Path) -> None:
+    """Write the nano world's pages and images for this run, unless they are there already."""
+    path = run_dir / CORPUS
+    if config.tools.search == "nano" and not path.is_file():
+        world, store = World(), FileImageStore(run_dir / "images")
+        build_corpus(path, pages=world.pages(), images=world.images(), store=store)
+
+
+def open_toolbox(config: Config, run_dir: Path, keys: Keys) -> LocalToolbox:
+    """The tools of the recipe over their files; called where the search actor runs."""
+    provider = _open_provider(config, run_dir, keys)
+    cache_path = Path(config.tools.cache_path or run_dir / "tools.sqlite")
+    return LocalToolbox(
+        [
+            SearchTool(provider, top_k=config.tools.top_k),
+            ImageSearchTool(provider, top_k=config.tools.max_images_per_search),
+            BrowseTool(provider),
+        ],
+        ToolCache(cache_path),
+        timeout_s=config.tools.timeout_s,
+    )
+
+
+def open_judge(config: Config, run_dir: Path, keys: Keys) -> Judge:
+    """The judge of the recipe; called where the judge actor runs."""
+    images = FileImageStore(run_dir / "images")
+    match config.judge.kind:
+        case "pixels":
+            return nano_judge(store=images)
+        case "openai":
+            return OpenAIJudge(
+                # The operator names this endpoint; it may well be on a private network.
+                http=AiohttpClient(may_connect=lambda address: True),
+                images=images,
+                base_url=config.judge.base_url or OPENAI_URL,
+                model=config.judge.model,
+                api_key=keys.judge,
+                timeout_s=config.judge.timeout_s,
+                max_tries=config.judge.max_tries,
+                in_flight=asyncio.Semaphore(config.judge.max_in_flight),
+            )
+
+
+def _open_provider(config: Config, run_dir: Path, keys: Keys) -> SearchProvider:
+    match config.tools.search:
+        case "nano":
+            return Corpus(run_dir / CORPUS)
+        case "serper":
+            return SerperProvider(
+                http=AiohttpClient(),
+                images=FileImageStore(run_dir / "images"),
+                serper_key=keys.search,
+                jina_key=keys.pages,
+                timeout_s=config.tools.timeout_s,
+            )
