@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.utils import cached_file
+from transformers.utils.logging import disable_progress_bar
 
 from core.errors import ConfigError
 from learners.batch import MicroBatch
@@ -54,6 +55,7 @@ def load_policy(
     path: str, *, dtype: str, freeze_vision: bool, checkpoint_activations: bool = False
 ) -> PolicyModel:
     """In training mode. `freeze_vision` keeps vision tower and projector as they are."""
+    disable_progress_bar()
     try:
         lm = Qwen3VLForConditionalGeneration.from_pretrained(
             path, dtype=DTYPES[dtype], attn_implementation="sdpa"

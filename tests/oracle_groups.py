@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from core.protocols import ImageStore
 from core.records import Completion, Group, Sampling, SeenImage, Trajectory, Turn
 from envs.chat import ChatFormat
 from tests.builders import (
@@ -23,14 +24,13 @@ from tests.builders import (
     make_turn,
     png_bytes,
 )
-from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 
 
 def make_oracle_groups(
     oracle: HfPolicy,
     chat: ChatFormat,
-    store: MemoryImageStore,
+    store: ImageStore,
     *,
     scores: Sequence[Sequence[float]],
     seed: int = 0,
@@ -55,7 +55,7 @@ def make_oracle_groups(
 def _roll_out(
     oracle: HfPolicy,
     chat: ChatFormat,
-    store: MemoryImageStore,
+    store: ImageStore,
     *,
     rng: random.Random,
     version: int,

@@ -1,0 +1,76 @@
+"""RLlib's Learner around `GrpoLearner`: a thin shell that a LearnerGroup places and calls.
+
+In: `TrainingData(batches=[groups])`, a list of our `Group`s per learner (RLlib's own batch types
+are never touched). Out: what GrpoLearner gives, reached through the LearnerGroup:
+
+    group.update(training_data=TrainingData(batches=[groups]))      -> [LearnerReport]
+    group.foreach_learner(lambda learner: learner.publish())        -> WeightUpdate, buffer
+
+The AlgorithmConfig carries `gensearcher: Config` and `images_folder: str`. Errors are those of
+GrpoLearner.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+
+from core.config import Config
+from core.errors import LearnerError
+from core.records import LearnerReport, WeightUpdate
+from envs.chat import ChatFormat
+from envs.images import FileImageStore
+from learners.grpo_learner import GrpoLearner
+
+
+class PolicyModule(TorchRLModule):
+    """The module that RLlib asks for. Empty: the weights are DeepSpeed's, inside GrpoLearner,
+    and leave through `publish`, so RLlib neither copies nor converts them."""
+
+    def setup(self) -> None:
+        pass
+
+
+class GrpoRllibLearner(TorchLearner):
+    """One learner process, or the local learner of the driver (`num_learners=0`)."""
+
+    @classmethod
+    def rl_module_required_apis(cls) -> list[type]:
+        return []
+
+    def build(self) -> None:
+        super().build()
+        config: Config = self.config.gensearcher
+        self._grpo = GrpoLearner(
+            config,
+            chat=ChatFormat.load(config.policy.path),
+            images=FileImageStore(Path(self.config.images_folder)),
+        )
+
+    def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport:
+        training_data.solve_refs()
+        # A remote learner is handed its share; a local one is handed the list of all shares.
+        (groups,) = training_data.batches or [training_data.batch]
+        return self._grpo.update(groups)
+
+    def publish(self) -> tuple[WeightUpdate, np.ndarray]:
+        return self._grpo.publish()
+
+    def save(self, folder: str) -> None:
+        self._grpo.save(folder)
+
+    def load(self, folder: str) -> None:
+        self._grpo.load(folder)
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """None: DeepSpeed owns the optimizer."""
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Never: DeepSpeed owns the gradients."""
+
+    def compute_loss_for_module(self, **unused: Any) -> Any:
+        """RLlib demands the method; `update` never comes here."""
+        raise LearnerError("GrpoRllibLearner.update computes the loss", retryable=False)
