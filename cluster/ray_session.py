@@ -66,6 +66,7 @@ def _joined(address: str, env: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _local(config: Config) -> Iterator[None]:
     default_environment("RAY_AUTH_MODE", "disabled")
+    default_environment("RAY_worker_niceness", "0")  # 15 by default: starved by anything else
     folder = tempfile.mkdtemp(prefix="gs-", dir="/tmp")
     options: dict[str, Any] = {"_temp_dir": folder, "_node_ip_address": "127.0.0.1"}
     ray.init(

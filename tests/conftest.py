@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: starved on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -42,6 +43,9 @@ def ray_cluster() -> Iterator[str]:
 
 
 def _worker_env() -> dict[str, str]:
-    """What every worker process is given: the repository on its path, one thread per library."""
+    """What every worker process of the tests is given."""
+    from actors.runtime_env import worker_env
+    from core.config import Config
+
     root = str(Path(__file__).resolve().parent.parent)
-    return {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return worker_env(Config()) | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}
