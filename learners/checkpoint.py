@@ -108,6 +108,13 @@ def latest_checkpoint(root: Path) -> Path | None:
     return None
 
 
+def prune_checkpoints(root: Path, *, keep: int) -> None:
+    """Remove all but the last `keep` by name."""
+    folders = [f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".")]
+    for folder in folders[:-keep]:
+        shutil.rmtree(folder)
+
+
 def _file_sizes(folder: Path) -> dict[str, int]:
     return {
         str(file.relative_to(folder)): file.stat().st_size

@@ -1,0 +1,182 @@
+"""Supervised fine-tuning in the learner's own engine: next-token loss on assistant turns only.
+
+In: `TrainingSample`s, from a teacher's trajectories or from learners/sharegpt.py. Out: checkpoints
+like the GRPO learner's, whose policy/ is what `policy.path` names next. The batch of a step is a
+function of seed and step, so a run that stopped goes on from its last checkpoint as if it never
+had; Ctrl-C saves first. Fails with ConfigError, FidelityError or LearnerError.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.config import Config
+from core.errors import ConfigError, LearnerError, boundary
+from core.protocols import ImageStore
+from core.records import Sampling, TrainingSample, Trajectory
+from envs.chat import ChatFormat
+from learners.batch import build_micro_batch, plan_micro_batches
+from learners.checkpoint import (
+    TrainState,
+    latest_checkpoint,
+    load_checkpoint,
+    policy_folder,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from learners.engine import TrainEngine, cosine_lr
+from learners.model import load_policy, load_weights, save_policy
+from learners.samples import build_sample
+
+logger = logging.getLogger(__name__)
+
+WARMUP_SHARE = 0.02
+"""Of all steps, as in the published recipe (arXiv 2603.28767)."""
+
+PLAIN = Sampling(temperature=1.0, top_p=1.0, banned_ids=(), seed=0)
+"""Fine-tuning teaches the plain distribution: no temperature, nothing banned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftStep:
+    """What one optimizer step did."""
+
+    step: int
+    """1 for the first one."""
+    total_steps: int
+    loss: float
+    """Mean over the step's assistant tokens, in nats."""
+    lr: float
+    num_tokens: int
+
+
+def teacher_samples(trajectories: Sequence[Trajectory]) -> list[TrainingSample]:
+    """Trajectories to imitate. Raises FidelityError."""
+    return [
+        replace(build_sample(trajectory, advantage=1.0), sampling=PLAIN)
+        for trajectory in trajectories
+    ]
+
+
+def run_sft(
+    config: Config,
+    samples: Sequence[TrainingSample],
+    *,
+    chat: ChatFormat,
+    images: ImageStore,
+    folder: Path,
+    progress: Callable[[SftStep], None],
+) -> Path:
+    """Train for `sft.steps` steps with checkpoints in `folder`; the fine-tuned policy's folder."""
+    if not samples:
+        raise ConfigError("there is nothing to fine-tune on; sft.data gave no sample that fits")
+    trainer = _Trainer(config, chat=chat, images=images, folder=folder)
+    try:
+        trainer.resume()
+        while trainer.step < config.sft.steps:
+            progress(trainer.train(_draw(samples, config=config, step=trainer.step)))
+            if trainer.step % config.train.checkpoint_every == 0:
+                trainer.save()
+        trainer.save()
+    except KeyboardInterrupt:
+        trainer.save()
+        raise
+    finally:
+        trainer.close()
+    return policy_folder(trainer.checkpoint)
+
+
+class _Trainer:
+    """Policy, engine and checkpoints of one fine-tuning run."""
+
+    def __init__(
+        self, config: Config, *, chat: ChatFormat, images: ImageStore, folder: Path
+    ) -> None:
+        self._config = config
+        self._chat = chat
+        self._images = images
+        self._folder = folder
+        self._policy = load_policy(
+            config.policy.path,
+            dtype=config.learner.dtype,
+            freeze_vision=config.learner.freeze_vision,
+            checkpoint_activations=config.learner.device == "cuda",
+        )
+        self._engine = TrainEngine(self._policy, config=config.learner)
+
+    @property
+    def step(self) -> int:
+        return self._engine.step_count
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the step that is done."""
+        return self._folder / f"step_{self.step:06d}"
+
+    def resume(self) -> None:
+        last = latest_checkpoint(self._folder)
+        if last is None:
+            return
+        state = load_checkpoint(last)
+        with self._engine.full_weights(write=True):
+            load_weights(self._policy.lm, policy_folder(last))
+        self._engine.load_state(state.tensors, step_count=state.step)
+        logger.info("fine-tuning goes on after step %s of %s", state.step, last)
+
+    def train(self, samples: Sequence[TrainingSample]) -> SftStep:
+        """One optimizer step."""
+        num_tokens = sum(sum(sample.loss_mask) for sample in samples)
+        loss = 0.0
+        with boundary(LearnerError, "fine-tuning"):
+            budget = self._config.learner.micro_batch_tokens
+            for members in plan_micro_batches(samples, max_tokens=budget):
+                batch = build_micro_batch(members, chat=self._chat, images=self._images)
+                logprobs, _ = self._engine.forward(batch.to(self._engine.device))
+                part = -logprobs.sum() / num_tokens
+                self._engine.backward(part)
+                loss += part.item()
+            lr = cosine_lr(
+                self.step,
+                base=self._config.sft.lr,
+                warmup_steps=max(1, round(WARMUP_SHARE * self._config.sft.steps)),
+                total_steps=self._config.sft.steps,
+            )
+            self._engine.step(lr=lr)
+        return SftStep(
+            step=self.step,
+            total_steps=self._config.sft.steps,
+            loss=loss,
+            lr=lr,
+            num_tokens=num_tokens,
+        )
+
+    def save(self) -> None:
+        if self.checkpoint.exists():
+            return
+        with boundary(LearnerError, "save"), self._engine.full_weights():
+            save_checkpoint(
+                self.checkpoint,
+                state=TrainState(step=self.step, version=0, tensors=self._engine.state_tensors()),
+                write_policy=lambda path: save_policy(
+                    self._policy.lm, path, base_path=self._config.policy.path
+                ),
+            )
+        prune_checkpoints(self._folder, keep=self._config.train.keep_checkpoints)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _draw(samples: Sequence[TrainingSample], *, config: Config, step: int) -> list[TrainingSample]:
+    """The batch of a step: epochs in seeded orders, one after another."""
+    size = config.sft.batch_size
+    chosen = []
+    for place in range(step * size, (step + 1) * size):
+        epoch, index = divmod(place, len(samples))
+        order = random.Random(f"{config.run.seed}/{epoch}").sample(
+            range(len(samples)), len(samples)
+        )
+        chosen.append(samples[order[index]])
+    return chosen
