@@ -141,6 +141,11 @@ class Controller:
         )
 
     @property
+    def last_report(self) -> StepReport | None:
+        """Of the last step done by this process."""
+        return self._last_report
+
+    @property
     def frontier_state(self) -> FrontierState:
         """For a checkpoint; consistent between calls of `advance` and after `stop`."""
         return self._frontier.state
