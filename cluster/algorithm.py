@@ -1,0 +1,181 @@
+"""RLlib as the outer shell: `GRPO(Algorithm)`, whose training step is one step of the controller.
+
+RLlib places and restarts the rollout workers (EnvRunners) and the learner (LearnerGroup), and
+brings `train()` with its result dicts. What flows between them is ours: the controller talks to
+the workers' actors directly, and weights travel through the object store. `save_to_path` and
+`restore_from_path` write and read our own checkpoints (cluster/checkpoints.py), never pickle.
+
+    algorithm = GRPOConfig.of(config, toolbox=..., images_folder=...).build_algo()
+    algorithm.drive_with(controller)          # made by cluster/launch.py from the parts below
+    algorithm.train()
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium
+from ray.exceptions import RayError, RayTaskError
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+from actors.rollout import RolloutWorker
+from cluster.checkpoints import LEARNER, read_frontier, write_checkpoint
+from cluster.controller import Controller
+from cluster.placement import learner_gpus
+from core.config import Config
+from core.errors import GensearcherError, LearnerError
+from core.protocols import Toolbox
+from core.records import Group, LearnerReport, WeightUpdate
+from learners.rllib_learner import GrpoRllibLearner, PolicyModule
+
+T = TypeVar("T")
+
+NO_SPACE: gymnasium.spaces.Space[Any] = gymnasium.spaces.Discrete(1)
+"""RLlib wants spaces; nothing of ours has any."""
+
+
+class GRPOConfig(AlgorithmConfig):
+    """RLlib's settings, derived from our one config tree; three of ours travel with it."""
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or GRPO)
+        self.gensearcher = Config()
+        self.toolbox: Toolbox | None = None
+        """What the rollout workers call tools with."""
+        self.images_folder = ""
+        """Absolute path of the image store."""
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """RLlib wants a module; ours is empty, the weights live in the learner."""
+        return RLModuleSpec(
+            module_class=PolicyModule, observation_space=NO_SPACE, action_space=NO_SPACE
+        )
+
+    @classmethod
+    def of(cls, config: Config, *, toolbox: Toolbox, images_folder: Path) -> "GRPOConfig":
+        made = cls()
+        made.gensearcher = config
+        made.toolbox = toolbox
+        made.images_folder = str(images_folder)
+        made.framework_str = "torch"
+        made.environment(observation_space=NO_SPACE, action_space=NO_SPACE)
+        made.resources(num_cpus_for_main_process=0)
+        made.env_runners(
+            env_runner_cls=RolloutWorker,
+            num_env_runners=config.rollout.num_workers,
+            create_local_env_runner=False,
+            num_cpus_per_env_runner=config.rollout.num_cpus_per_worker,  # type: ignore[arg-type]
+            num_gpus_per_env_runner=config.rollout.num_gpus_per_worker,
+        )
+        made.fault_tolerance(restart_failed_env_runners=True)
+        made.learners(
+            learner_class=GrpoRllibLearner,
+            num_learners=1,
+            num_cpus_per_learner=config.learner.num_cpus,
+            num_gpus_per_learner=learner_gpus(config),
+        )
+        # Connector states that we do not have would be sent around after every step.
+        made._dont_auto_sync_env_runner_states = True
+        return made
+
+
+class GRPO(Algorithm):
+    """The controller does the work; RLlib sees one training step after another."""
+
+    config: GRPOConfig
+    _controller: Controller | None = None
+
+    @classmethod
+    def get_default_config(cls) -> GRPOConfig:
+        return GRPOConfig()
+
+    @property
+    def rollout_workers(self) -> list[Any]:
+        """The actors' handles."""
+        assert self.env_runner_group is not None
+        return list(self.env_runner_group._worker_manager.actors().values())
+
+    def drive_with(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def training_step(self) -> None:
+        (report,) = self._driver.advance(steps=1)
+        for name, value in report.metrics.items():
+            self.metrics.log_value(tuple(name.split("/")), value, window=1)
+
+    def save_to_path(self, path: Any = None, **unused: Any) -> str:
+        """A whole checkpoint at `path`, in our own format."""
+        controller = self._driver
+        write_checkpoint(
+            Path(path),
+            state=controller.frontier_state,
+            config=self.config.gensearcher,
+            save_learner=controller.save_learner,
+        )
+        return str(path)
+
+    def restore_from_path(self, path: Any, *unused: Any, **also_unused: Any) -> None:
+        """Policy, learner and frontier of a checkpoint. Raises ConfigError for a torn one."""
+        folder = Path(path)
+        self._driver.restore(str(folder / LEARNER), read_frontier(folder))
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Nothing: cluster/ray_pool.py brings workers back, with the current weights."""
+        return []
+
+    @property
+    def _driver(self) -> Controller:
+        if self._controller is None:
+            raise GensearcherError("GRPO has no controller; start it with cluster.launch.launch")
+        return self._controller
+
+
+class RayLearner:
+    """Implements cluster.parts.RemoteLearner over RLlib's LearnerGroup with its one learner."""
+
+    def __init__(self, group: LearnerGroup) -> None:
+        self._group = group
+
+    async def step(self, groups: Sequence[Group]) -> LearnerReport:
+        data = TrainingData(batches=[list(groups)])  # type: ignore[list-item]
+        with learner_errors():
+            results = await asyncio.to_thread(self._group.update, training_data=data)
+        report: LearnerReport = results[0]
+        return report
+
+    async def publish(self) -> tuple[WeightUpdate, Any]:
+        return await self._call(lambda learner: learner.publish())
+
+    async def save(self, folder: str) -> None:
+        await self._call(lambda learner: learner.save(folder))
+
+    async def load(self, folder: str) -> None:
+        await self._call(lambda learner: learner.load(folder))
+
+    async def _call(self, method: Callable[[GrpoRllibLearner], T]) -> T:
+        with learner_errors():
+            results = await asyncio.to_thread(self._group.foreach_learner, method)
+            value: T = next(iter(results)).get()
+            if isinstance(value, Exception):
+                raise value
+        return value
+
+
+@contextmanager
+def learner_errors() -> Iterator[None]:
+    """Our own errors come out of the learner as they went in; all others are LearnerErrors."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, GensearcherError):
+            raise error.cause from error
+        raise LearnerError(f"learner: {error.cause!r}", retryable=False) from error
+    except RayError as error:
+        raise LearnerError(f"the learner is lost: {error}", retryable=False) from error

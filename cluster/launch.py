@@ -1,0 +1,148 @@
+"""From a Config to a running system on Ray, and down again in reverse, also after an error.
+
+    with launch(config) as system:
+        before = system.evaluate()
+        system.train(on_step=...)
+        after = system.evaluate()
+
+Refuses what cannot fit before anything starts (cluster/placement.py). Ctrl-C inside `train`
+leaves a checkpoint; `launch(config, resume=True)` goes on from the newest whole one.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.algorithm import GRPO, GRPOConfig, RayLearner
+from cluster.checkpoints import Checkpoints
+from cluster.controller import Controller
+from cluster.evaluate import EvalResult
+from cluster.grading import Grader
+from cluster.placement import demands, refuse_what_cannot_fit
+from cluster.ray_pool import RayPool
+from cluster.ray_session import alive_nodes, ray_session
+from cluster.recorder import JsonlRecorder
+from cluster.services import Services, start_services
+from cluster.status import Status, StepReport
+from cluster.timeline import Timeline
+from core.config import Config, save_config
+from core.records import Task
+from envs.tasks import open_heldout_tasks, open_train_tasks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A run that is up: workers hold engines, the learner holds the policy."""
+
+    config: Config
+    algorithm: GRPO
+    controller: Controller
+    checkpoints: Checkpoints
+    recorder: JsonlRecorder
+    services: Services
+
+    @property
+    def step(self) -> int:
+        return self.controller.frontier_state.step
+
+    def status(self) -> Status:
+        return self.controller.status()
+
+    def train(self, *, on_step: Callable[[StepReport], None] = lambda report: None) -> None:
+        """Train until `train.steps`. On Ctrl-C, and at the end, a checkpoint is left behind.
+
+        `on_step` is called after every step, between steps: it may evaluate.
+        """
+        config = self.config.train
+        try:
+            while self.step < config.steps:
+                self.algorithm.train()
+                report = self.controller.last_report
+                assert report is not None
+                on_step(report)
+                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                    self.checkpoint()
+        except KeyboardInterrupt:
+            logger.warning("interrupted after step %s; writing a checkpoint", self.step)
+            self.controller.stop()
+            self.checkpoint()
+            raise
+
+    def evaluate(self, tasks: Sequence[Task] | None = None) -> EvalResult:
+        """The held-out tasks of the recipe, or these, with the present policy."""
+        if tasks is None:
+            tasks = open_heldout_tasks(self.config, images=self.services.images)
+        result = self.controller.evaluate(
+            tasks, max_parallel=self.config.eval.max_parallel_episodes
+        )
+        self.recorder.flush()
+        return result
+
+    def checkpoint(self) -> Path:
+        return self.checkpoints.save(
+            state=self.controller.frontier_state,
+            config=self.config,
+            save_learner=self.controller.save_learner,
+        )
+
+
+@contextmanager
+def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
+    """A running system inside; nothing of it afterwards, except for the files of the run.
+
+    Raises ConfigError for what the user can mend, before any engine starts where that is possible.
+    """
+    run_dir = config.run_dir.resolve()
+    with ExitStack() as stack:
+        stack.enter_context(ray_session(config))
+        refuse_what_cannot_fit(demands(config), nodes=alive_nodes())
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir / "config.yaml")
+        services = stack.enter_context(start_services(config))
+        algorithm = GRPOConfig.of(
+            config, toolbox=services.toolbox, images_folder=services.images_folder
+        ).build_algo()
+        stack.callback(algorithm.stop)
+        recorder = JsonlRecorder(run_dir)
+        stack.callback(recorder.close)
+        controller = _controller(config, algorithm, services, recorder)
+        stack.callback(controller.close)
+        controller.start()
+        algorithm.drive_with(controller)
+        checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
+        if resume and (newest := checkpoints.latest()) is not None:
+            logger.info("going on from %s", newest)
+            algorithm.restore_from_path(newest)
+        yield System(
+            config=config,
+            algorithm=algorithm,
+            controller=controller,
+            checkpoints=checkpoints,
+            recorder=recorder,
+            services=services,
+        )
+
+
+def _controller(
+    config: Config, algorithm: GRPO, services: Services, recorder: JsonlRecorder
+) -> Controller:
+    timeline = Timeline(recorder.span)
+    return Controller(
+        config=config,
+        tasks=open_train_tasks(config, images=services.images),
+        pool=RayPool(algorithm.rollout_workers),
+        grader=Grader(
+            reward=services.reward,
+            image_model=services.image_model,
+            render=config.render,
+            masked_reasons=config.train.masked_stop_reasons,
+            timeline=timeline,
+        ),
+        learner=RayLearner(algorithm.learner_group),
+        recorder=recorder,
+        timeline=timeline,
+    )
