@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import OwnerDiedError, RayActorError, RayTaskError
 
 from core.errors import GensearcherError, InfraError
+from core.protocols import ToolSpec
 from core.records import RolloutId, ToolCall, ToolResult
 from envs.toolbox import UNAVAILABLE, LocalToolbox, ToolCounters
 
@@ -46,6 +47,9 @@ class SearchActor:
 
     async def counters(self) -> ToolCounters:
         return self._toolbox.counters()
+
+    async def specs(self) -> tuple[ToolSpec, ...]:
+        return self._toolbox.specs
 
 
 def start_search_actor(open_toolbox: Callable[[], LocalToolbox], *, num_cpus: float) -> Any:

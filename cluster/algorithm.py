@@ -30,8 +30,8 @@ from cluster.checkpoints import LEARNER, read_frontier, write_checkpoint
 from cluster.controller import Controller
 from cluster.placement import learner_gpus
 from core.config import Config
-from core.errors import GensearcherError, LearnerError
-from core.protocols import Toolbox
+from core.errors import GensearcherError, InfraError, LearnerError
+from core.protocols import Toolbox, ToolSpec
 from core.records import Group, LearnerReport, WeightUpdate
 from learners.rllib_learner import GrpoRllibLearner, PolicyModule
 
@@ -42,13 +42,15 @@ NO_SPACE: gymnasium.spaces.Space[Any] = gymnasium.spaces.Discrete(1)
 
 
 class GRPOConfig(AlgorithmConfig):
-    """RLlib's settings, derived from our one config tree; three of ours travel with it."""
+    """RLlib's settings, derived from our one config tree; four of ours travel with it."""
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or GRPO)
         self.gensearcher = Config()
         self.toolbox: Toolbox | None = None
         """What the rollout workers call tools with."""
+        self.tool_specs: tuple[ToolSpec, ...] = ()
+        """What the policy is told of it."""
         self.images_folder = ""
         """Absolute path of the image store."""
 
@@ -59,10 +61,18 @@ class GRPOConfig(AlgorithmConfig):
         )
 
     @classmethod
-    def of(cls, config: Config, *, toolbox: Toolbox, images_folder: Path) -> "GRPOConfig":
+    def of(
+        cls,
+        config: Config,
+        *,
+        toolbox: Toolbox,
+        tool_specs: tuple[ToolSpec, ...],
+        images_folder: Path,
+    ) -> "GRPOConfig":
         made = cls()
         made.gensearcher = config
         made.toolbox = toolbox
+        made.tool_specs = tool_specs
         made.images_folder = str(images_folder)
         made.framework_str = "torch"
         made.environment(observation_space=NO_SPACE, action_space=NO_SPACE)
@@ -95,6 +105,14 @@ class GRPO(Algorithm):
     @classmethod
     def get_default_config(cls) -> GRPOConfig:
         return GRPOConfig()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Start the rollout workers and the learner. Raises InfraError when no worker starts."""
+        try:
+            super().setup(config)
+        except IndexError as error:  # RLlib's way to say that no worker is left
+            message = "no rollout worker started; the error of each is in the log above"
+            raise InfraError(message, retryable=False) from error
 
     @property
     def rollout_workers(self) -> list[Any]:

@@ -104,7 +104,10 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         save_config(config, run_dir / "config.yaml")
         services = stack.enter_context(start_services(config))
         algorithm = GRPOConfig.of(
-            config, toolbox=services.toolbox, images_folder=services.images_folder
+            config,
+            toolbox=services.toolbox,
+            tool_specs=services.tool_specs,
+            images_folder=services.images_folder,
         ).build_algo()
         stack.callback(algorithm.stop)
         recorder = JsonlRecorder(run_dir)

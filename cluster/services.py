@@ -21,7 +21,7 @@ from actors.render import deploy_render, stop_render
 from actors.search import SearchClient, start_search_actor
 from cluster.openers import Keys, open_judge, open_toolbox, prepare_corpus, read_keys
 from core.config import Config
-from core.protocols import ImageModel, Judge, Reward, Toolbox
+from core.protocols import ImageModel, Judge, Reward, Toolbox, ToolSpec
 from envs.images import FileImageStore
 from rewards.reward import DualReward
 
@@ -34,6 +34,8 @@ class Services:
     """Absolute; every node of the cluster must see it under this path."""
     images: FileImageStore
     toolbox: Toolbox
+    tool_specs: tuple[ToolSpec, ...]
+    """What the policy is told of the toolbox."""
     reward: Reward
     image_model: ImageModel
 
@@ -45,7 +47,7 @@ def start_services(config: Config) -> Iterator[Services]:
     images = FileImageStore(run_dir / "images")
     keys = read_keys(config)
     with ExitStack() as stack:
-        toolbox = _start_search(config, run_dir, keys, stack)
+        toolbox, tool_specs = _start_search(config, run_dir, keys, stack)
         judge = _start_judge(config, run_dir, keys, stack)
         stack.callback(stop_render)
         image_model = deploy_render(
@@ -55,6 +57,7 @@ def start_services(config: Config) -> Iterator[Services]:
             images_folder=run_dir / "images",
             images=images,
             toolbox=toolbox,
+            tool_specs=tool_specs,
             reward=DualReward(
                 judge=judge,
                 text_weight=config.reward.text_weight,
@@ -64,15 +67,17 @@ def start_services(config: Config) -> Iterator[Services]:
         )
 
 
-def _start_search(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Toolbox:
+def _start_search(
+    config: Config, run_dir: Path, keys: Keys, stack: ExitStack
+) -> tuple[Toolbox, tuple[ToolSpec, ...]]:
     prepare_corpus(config, run_dir)
     handle = start_search_actor(
         functools.partial(open_toolbox, config, run_dir, keys),
         num_cpus=config.cluster.search_num_cpus,
     )
     stack.callback(ray.kill, handle)
-    ray.get(handle.counters.remote())  # it is up, or its error is raised here
-    return SearchClient(handle)
+    tool_specs = ray.get(handle.specs.remote())  # it is up, or its error is raised here
+    return SearchClient(handle), tool_specs
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:
