@@ -36,6 +36,9 @@ from envs.prompts import system_prompt
 if TYPE_CHECKING:
     import numpy as np
 
+    from actors.vllm_async import AsyncVllmEngine
+    from actors.vllm_engine import VllmEngine
+
 logger = logging.getLogger(__name__)
 
 Mode = Literal["train", "eval"]
@@ -55,9 +58,6 @@ class RolloutWorker(EnvRunner, Checkpointable):
         does not start.
         """
         super().__init__(config=config, **kwargs)
-        # Here and not at the top: the driver imports this module too, and vLLM takes seconds.
-        from actors.vllm_engine import VllmEngine
-
         ours: Config = config.gensearcher
         self._ours = ours
         self._toolbox: Toolbox = config.toolbox
@@ -70,7 +70,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
             max_context=ours.rollout.max_context,
             max_images_per_search=ours.tools.max_images_per_search,
         )
-        self._engine = VllmEngine(ours, images=self._images, stop_ids=[self._chat.stop_id])
+        self._engine = _engine_type(ours)(ours, images=self._images, stop_ids=[self._chat.stop_id])
 
     async def run(
         self, task: Task, rollout_id: RolloutId, mode: Mode = "train"
@@ -138,7 +138,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
 
     def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
         """RLlib wants spaces; token sequences have none."""
-        none = gymnasium.spaces.Discrete(1)
+        none: gymnasium.Space[Any] = gymnasium.spaces.Discrete(1)
         return dict.fromkeys(("__env__", "__env_single__", DEFAULT_MODULE_ID), (none, none))
 
     def get_metrics(self) -> Any:
@@ -162,3 +162,14 @@ class RolloutWorker(EnvRunner, Checkpointable):
         except InfraError:
             logger.exception("the engine is dead; this worker ends, for Ray to start it again")
             os._exit(1)  # sys.exit() would only end the coroutine
+
+
+def _engine_type(config: Config) -> "type[VllmEngine | AsyncVllmEngine]":
+    """Imported here and not at the top: the driver imports this module too, and vLLM is slow."""
+    if config.rollout.tensor_parallel == 1:
+        from actors.vllm_engine import VllmEngine
+
+        return VllmEngine
+    from actors.vllm_async import AsyncVllmEngine
+
+    return AsyncVllmEngine

@@ -9,8 +9,8 @@ class EngineStats:
 
     num_running: int
     """Requests in flight now."""
-    kv_usage: float
-    """Share of the KV cache in use now, in [0, 1]."""
+    kv_usage: float | None
+    """Share of the KV cache in use now, in [0, 1]; None when the engine does not tell."""
     num_requests: int
     """Finished requests."""
     num_prompt_tokens: int
@@ -24,3 +24,42 @@ class EngineStats:
     """Weight updates applied."""
     update_s: float
     """Seconds that sampling stood still for them."""
+
+
+@dataclass(slots=True)
+class EngineCounts:
+    """The running sums behind EngineStats."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    sampled_tokens: int = 0
+    generate_s: float = 0.0
+    updates: int = 0
+    update_s: float = 0.0
+
+    def add_request(
+        self, *, prompt_tokens: int, cached_tokens: int, sampled_tokens: int, seconds: float
+    ) -> None:
+        self.requests += 1
+        self.prompt_tokens += prompt_tokens
+        self.cached_tokens += cached_tokens
+        self.sampled_tokens += sampled_tokens
+        self.generate_s += seconds
+
+    def add_update(self, *, seconds: float) -> None:
+        self.updates += 1
+        self.update_s += seconds
+
+    def stats(self, *, num_running: int, kv_usage: float | None) -> EngineStats:
+        return EngineStats(
+            num_running=num_running,
+            kv_usage=kv_usage,
+            num_requests=self.requests,
+            num_prompt_tokens=self.prompt_tokens,
+            num_cached_tokens=self.cached_tokens,
+            num_sampled_tokens=self.sampled_tokens,
+            generate_s=self.generate_s,
+            num_updates=self.updates,
+            update_s=self.update_s,
+        )

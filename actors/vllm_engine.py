@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.engine.arg_utils import EngineArgs
-from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.engine_thread import EngineThread
-from actors.stats import EngineStats
+from actors.stats import EngineCounts, EngineStats
 from actors.vllm_requests import (
     build_prompt,
     build_sampling,
+    cache_salt,
+    count_request,
     engine_args,
     load_images,
     to_generated,
@@ -52,7 +53,7 @@ class VllmEngine:
         self._stop_ids = tuple(stop_ids)
         self._policy_version = policy_version
         self._request_numbers = itertools.count()
-        self._counts = _Counts()
+        self._counts = EngineCounts()
         args = engine_args(config)
         self._thread = EngineThread(
             lambda: _start(args, policy_version=policy_version),
@@ -71,7 +72,7 @@ class VllmEngine:
         request_id = f"{request.rollout_id}-{next(self._request_numbers)}"
 
         def add(engine: LLMEngine) -> None:
-            salt = f"{self._policy_version}-{self._counts.updates}"
+            salt = cache_salt(self._policy_version, self._counts)
             prompt = build_prompt(request, pixels, salt=salt)
             params = build_sampling(
                 request.sampling, max_tokens=request.max_tokens, stop_ids=self._stop_ids
@@ -79,7 +80,7 @@ class VllmEngine:
             engine.add_request(request_id, prompt, params)
 
         output = await asyncio.wrap_future(self._thread.request(request_id, add))
-        self._counts.add(output, seconds=time.perf_counter() - started_s)
+        count_request(self._counts, output, seconds=time.perf_counter() - started_s)
         return to_generated(request, output)
 
     async def apply_weights(self, update: WeightUpdate, payload: np.ndarray) -> None:
@@ -99,18 +100,7 @@ class VllmEngine:
     async def stats(self) -> EngineStats:
         """Raises InfraError when the engine is dead."""
         kv_usage = await asyncio.wrap_future(self._thread.call(_kv_usage))
-        counts = self._counts
-        return EngineStats(
-            num_running=self._thread.num_running,
-            kv_usage=kv_usage,
-            num_requests=counts.requests,
-            num_prompt_tokens=counts.prompt_tokens,
-            num_cached_tokens=counts.cached_tokens,
-            num_sampled_tokens=counts.sampled_tokens,
-            generate_s=counts.generate_s,
-            num_updates=counts.updates,
-            update_s=counts.update_s,
-        )
+        return self._counts.stats(num_running=self._thread.num_running, kv_usage=kv_usage)
 
     def check(self) -> None:
         """Raises InfraError when the engine is dead."""
@@ -128,24 +118,7 @@ class VllmEngine:
         engine.reset_encoder_cache()  # its image features are the old vision tower's
         engine.set_weight_version(str(version))
         self._policy_version = version
-        self._counts.updates += 1
-        self._counts.update_s += time.perf_counter() - started_s
-
-
-class _Counts:
-    """Running sums behind EngineStats."""
-
-    def __init__(self) -> None:
-        self.requests = self.prompt_tokens = self.cached_tokens = self.sampled_tokens = 0
-        self.updates = 0
-        self.generate_s = self.update_s = 0.0
-
-    def add(self, output: RequestOutput, *, seconds: float) -> None:
-        self.requests += 1
-        self.prompt_tokens += len(output.prompt_token_ids or ())
-        self.cached_tokens += output.num_cached_tokens or 0
-        self.sampled_tokens += len(output.outputs[0].token_ids)
-        self.generate_s += seconds
+        self._counts.add_update(seconds=time.perf_counter() - started_s)
 
 
 def _start(args: EngineArgs, *, policy_version: int) -> LLMEngine:

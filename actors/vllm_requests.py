@@ -13,6 +13,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
+from actors.stats import EngineCounts
 from core.config import Config
 from core.errors import InfraError
 from core.protocols import Generated, GenerateRequest, ImageStore
@@ -62,10 +63,15 @@ def load_images(images: Sequence[SeenImage], store: ImageStore) -> list[Image.Im
     return [decode_rgb(store.get(image.ref)) for image in images]
 
 
+def cache_salt(policy_version: int, counts: EngineCounts) -> str:
+    """Keeps the prefix caches of different weights apart, also when a version is made again."""
+    return f"{policy_version}-{counts.updates}"
+
+
 def build_prompt(
     request: GenerateRequest, pixels: Sequence[Image.Image], *, salt: str
 ) -> dict[str, Any]:
-    """`salt` keeps the prefix caches of different weights apart."""
+    """Un-expanded ids and pixels, as vLLM wants them."""
     prompt: dict[str, Any] = {"prompt_token_ids": list(request.engine_ids), "cache_salt": salt}
     if pixels:
         prompt["multi_modal_data"] = {"image": list(pixels)}
@@ -109,3 +115,12 @@ def to_generated(request: GenerateRequest, output: RequestOutput) -> Generated:
         ),
     )
     return Generated(prompt_ids=tuple(output.prompt_token_ids or ()), completion=completion)
+
+
+def count_request(counts: EngineCounts, output: RequestOutput, *, seconds: float) -> None:
+    counts.add_request(
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        cached_tokens=output.num_cached_tokens or 0,
+        sampled_tokens=len(output.outputs[0].token_ids),
+        seconds=seconds,
+    )

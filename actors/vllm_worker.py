@@ -11,12 +11,16 @@ through `collective_rpc`, so one device and tensor parallel share this code. Two
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.config import set_current_vllm_config
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+
+from core.records import TensorSpec, WeightUpdate
+from learners.publish import unpack_weights
 
 
 class BeforeTruncation(torch.nn.Module):
@@ -66,3 +70,13 @@ class PolicyWorker:
             finalize_layerwise_reload(model, self.vllm_config.model_config)
         if missing := sorted(needed - loaded):
             raise ValueError(f"the weight update lacks {missing[0]} ({len(missing)} in all)")
+
+    def load_policy_file(self, path: str, update: dict[str, Any]) -> None:
+        """The same from a flat file, which every rank maps; `update` is a WeightUpdate as JSON,
+        which is what crosses vLLM's processes. Raises InfraError when the file is torn."""
+        manifest = (
+            TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in update["manifest"]
+        )
+        dense = WeightUpdate(**{**update, "manifest": tuple(manifest)})
+        payload = np.memmap(path, dtype=np.uint8, mode="r")
+        self.load_policy(unpack_weights(dense, payload))
