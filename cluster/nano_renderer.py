@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE: Final = 32
 LEARNING_RATE: Final = 2e-3
 WARMUP_STEPS: Final = 100
-SAVE_EVERY: Final = 200
 NUM_STEPS: Final = 3600
 """Steps of the full build."""
 OVERRIDES_FROM: Final = 1600
@@ -72,12 +71,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Told every `SAVE_EVERY` steps."""
+    """Told after every save."""
 
     step: int
     num_steps: int
     loss: float
-    "Mean squared error of the clean picture, averaged since the last report."
+    """Mean squared error of the clean picture, averaged since the last report."""
 
 
 def build_renderer(
@@ -85,6 +84,7 @@ def build_renderer(
     *,
     seed: int = 0,
     steps: int = NUM_STEPS,
+    save_every: int = 200,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[float]:
     """Train the image model and save its pipeline under `out_dir`; returns the losses it saw.
@@ -99,9 +99,9 @@ def build_renderer(
     while training.step < steps:
         with _fast_attention():
             losses.append(training.advance())
-        if training.step % SAVE_EVERY == 0 or training.step == steps:
+        if training.step % save_every == 0 or training.step == steps:
             training.save(state)
-            recent = losses[-SAVE_EVERY:]
+            recent = losses[-save_every:]
             report = Progress(step=training.step, num_steps=steps, loss=sum(recent) / len(recent))
             logger.info("renderer step=%d/%d loss=%.5f", report.step, steps, report.loss)
             if progress is not None:
@@ -287,8 +287,8 @@ class _Training:
         """The averaged weights in bfloat16, ready to be saved."""
         network = new_transformer()
         network.load_state_dict(self._average, strict=True)
-        scheduler = FlowMatchEulerDiscreteScheduler()
-        return NanoEditPlusPipeline(network.to(torch.bfloat16).eval(), scheduler)
+        torch.nn.Module.to(network, torch.bfloat16)  # diffusers' own `to` warns of no layers
+        return NanoEditPlusPipeline(network.eval(), FlowMatchEulerDiscreteScheduler())
 
     def _schedule(self) -> float:
         done = self.step / self.recipe["steps"]

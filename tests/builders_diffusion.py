@@ -5,9 +5,9 @@
     folder = save_text_pipeline(tmp_path / "text")
 
 The Qwen pipelines have every component of the published ones, with their classes, special tokens
-and call signature, at about a hundred thousand parameters. Edit-Plus encodes references at a million
-pixels whatever the size of its output, so this VAE shrinks more than the published one: by 32.
-Pictures are therefore 64 pixels wide or a multiple of that.
+and call signature, at about a hundred thousand parameters. Edit-Plus encodes references at a
+million pixels whatever the size of its output, so this VAE shrinks more than the published one: by
+32. Pictures are therefore 64 pixels wide or a multiple of that.
 """
 
 from pathlib import Path
