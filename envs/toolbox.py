@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.errors import ToolError, boundary
+from core.protocols import ToolSpec
 from core.records import RolloutId, ToolCall, ToolResult
 from envs.cache import ToolCache
 from envs.tools import ArgumentsError, ProviderTool
@@ -50,6 +51,11 @@ class LocalToolbox:
         self._cache = cache
         self._timeout_s = timeout_s
         self._calls = self._bad_calls = self._errors = self._in_flight = 0
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the policy is told of the tools."""
+        return tuple(tool.spec for tool in self._tools.values())
 
     async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
         started = time.monotonic()
