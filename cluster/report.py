@@ -18,12 +18,14 @@ from cluster.charts import Curve, Interval, Span, curves_chart, timeline_chart
 from cluster.recorder import EVENTS, METRICS, read_rows
 from cluster.showcase import Showcase
 from cluster.summary import Heldout, load_heldouts
+from cluster.timeline import STAGES
 from core.errors import ConfigError
 from core.files import write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 SUB_SCORES = ("faithfulness", "visual_correctness", "text_accuracy", "aesthetics")
+MISMATCH_CURVES = ("learner/logprob_diff/text_mean", "learner/logprob_diff/after_image_mean")
 TOOL_CURVES = ("tools/search", "tools/image_search", "tools/browse", "tools/calls")
 
 
@@ -88,7 +90,7 @@ def _charts(metrics: Sequence[Mapping[str, Any]], heldouts: Sequence[Heldout]) -
         ),
         curves_chart(
             "Rollout against learner: mean |difference of log-probabilities|",
-            _curves(metrics, ("learner/mismatch_text_mean", "learner/mismatch_image_mean")),
+            _curves(metrics, MISMATCH_CURVES),
         ),
         curves_chart(
             "Seconds per step",
@@ -102,13 +104,13 @@ def _curves(metrics: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
     for name in names:
         points = tuple((float(row["step"]), float(row[name])) for row in metrics if name in row)
         if points:
-            curves.append(Curve(label=name.partition("/")[2] or name, points=points))
+            curves.append(Curve(label=name.rpartition("/")[2].replace("_", " "), points=points))
     return curves
 
 
 def _stages(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = {key.removeprefix("seconds/") for row in metrics for key in row if "seconds/" in key}
-    return sorted(names)
+    recorded = {key.removeprefix("seconds/") for row in metrics for key in row if "seconds/" in key}
+    return [stage for stage in (*STAGES, "idle", "step") if stage in recorded]
 
 
 def _intervals(heldouts: Sequence[Heldout], metric: str) -> list[Interval]:

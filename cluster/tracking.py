@@ -71,7 +71,8 @@ class Tracker:
         """Held-out results of one evaluation under `heldout/`."""
         values: dict[str, Any] = {f"heldout/{name}": value for name, value in metrics.items()}
         values["heldout/pictures"] = [
-            wandb.Image(picture.image, caption=picture.caption) for picture in pictures
+            wandb.Image(image, caption=picture.caption)
+            for image, picture in zip(_padded(pictures), pictures, strict=True)
         ]
         values["heldout/table"] = wandb.Table(
             columns=list(table.columns), data=[list(row) for row in table.rows]
@@ -80,6 +81,18 @@ class Tracker:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _padded(pictures: Sequence[TrackedPicture]) -> list[Image.Image]:
+    """White on the right and below, up to one size: W&B shows a list of pictures that way."""
+    width = max((picture.image.width for picture in pictures), default=0)
+    height = max((picture.image.height for picture in pictures), default=0)
+    padded = []
+    for picture in pictures:
+        frame = Image.new("RGB", (width, height), "white")
+        frame.paste(picture.image, (0, 0))
+        padded.append(frame)
+    return padded
 
 
 def _run_id(folder: Path) -> str:
