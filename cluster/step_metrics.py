@@ -16,7 +16,7 @@ from core.records import Answer, Failure, Group, Member, Score, StopReason, Traj
 def step_metrics(
     ended: Sequence[tuple[Group, Ending]], *, consumed_at_version: int
 ) -> dict[str, float]:
-    """Means over members, sums of failures and of endings; see docs/metrics.md for each name."""
+    """Means over members; sums of failures, of endings and of dollars."""
     metrics = Metrics()
     for group, ending in ended:
         for kind in Ending:

@@ -1,0 +1,99 @@
+"""The pool over real actors that play nothing: spread, losses, and weights after a restart."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.ray_pool import RayPool
+from core.errors import FidelityError, InfraError
+from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
+from tests.builders import make_rollout_id, make_task, make_trajectory
+
+pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
+
+
+class Player:
+    """Plays by the prompt: "die", "bug", "infra", "unfaithful", or an ordinary trajectory."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._payload = np.zeros(0, np.uint8)
+
+    async def run(self, task: Task, rollout_id: RolloutId, mode: str) -> Trajectory | Failure:
+        await asyncio.sleep(0.05)
+        match task.prompt:
+            case "die":
+                os._exit(1)
+            case "bug":
+                raise ZeroDivisionError("a bug")
+            case "infra":
+                raise InfraError("the engine is busy", retryable=False)
+            case "unfaithful":
+                raise FidelityError("other pixels")
+        return make_trajectory(task=task, rollout_id=rollout_id, version=self._version)
+
+    async def apply_weights(self, update: WeightUpdate, payload_refs: list[Any]) -> None:
+        if update.checksum == "torn":
+            raise InfraError("weights differ from their checksum")
+        self._payload = await payload_refs[0]
+        self._version = update.version
+
+    async def ping(self) -> str:
+        return "pong"
+
+
+def weights(version: int, checksum: str = "") -> WeightUpdate:
+    return WeightUpdate(version=version, base_version=None, manifest=(), checksum=checksum)
+
+
+@pytest.fixture
+def pool() -> Iterator[RayPool]:
+    actor = ray.remote(Player).options(num_cpus=0.1, max_restarts=-1, max_concurrency=16)
+    handles = [actor.remote() for _ in range(2)]
+    yield RayPool(handles)
+    for handle in handles:
+        ray.kill(handle)
+
+
+async def play(pool: RayPool, prompt: str = "Draw.") -> Trajectory | Failure:
+    return await pool.run(make_task(prompt=prompt), rollout_id=make_rollout_id(), mode="train")
+
+
+def version_of(played: Trajectory | Failure) -> int:
+    assert isinstance(played, Trajectory), played
+    return played.turns[0].completion.policy_versions[0][0]
+
+
+async def test_episodes_use_the_weights_that_were_applied_last(pool: RayPool) -> None:
+    assert version_of(await play(pool)) == 0
+    await pool.apply_weights(weights(1), np.arange(8, dtype=np.uint8))
+    played = await asyncio.gather(*(play(pool) for _ in range(8)))
+    assert {version_of(one) for one in played} == {1}
+
+
+async def test_faults_are_failures_and_other_errors_of_ours_are_raised(pool: RayPool) -> None:
+    bug, infra = await asyncio.gather(play(pool, "bug"), play(pool, "infra"))
+    assert isinstance(bug, Failure)
+    assert (bug.error_type, bug.retryable) == ("ZeroDivisionError", True)
+    assert isinstance(infra, Failure)
+    assert not infra.retryable
+    with pytest.raises(FidelityError, match="other pixels"):
+        await play(pool, "unfaithful")
+
+
+async def test_a_lost_worker_gets_the_current_weights_before_it_plays_again(pool: RayPool) -> None:
+    await pool.apply_weights(weights(3), np.arange(8, dtype=np.uint8))
+    lost = await asyncio.gather(play(pool, "die"), play(pool, "die"))
+    assert all(isinstance(one, Failure) and one.retryable for one in lost)
+    played = await asyncio.gather(*(play(pool) for _ in range(6)))
+    assert {version_of(one) for one in played} == {3}
+
+
+async def test_weights_that_no_worker_can_take_are_an_error(pool: RayPool) -> None:
+    with pytest.raises(InfraError, match="version 2"):
+        await pool.apply_weights(weights(2, checksum="torn"), np.zeros(8, np.uint8))
