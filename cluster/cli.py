@@ -96,6 +96,18 @@ def demo(
         _train(config, recipe="nano", fresh=fresh or finished)
 
 
+@app.command()
+def sft(recipe: Recipe = "nano", overrides: Overrides = None) -> None:
+    """Fine-tune on `sft.data`, or on the nano world's teacher; goes on where it was stopped."""
+    with clear_errors():
+        config = load_config(recipe, overrides=["run.name=sft", *(overrides or ())])
+        from cluster.sft import fine_tune
+
+        with stopped_like_ctrl_c():
+            policy = fine_tune(config, console=console)
+    console.print(f"policy: {policy}\nuse it: gensearcher train policy.path={policy}")
+
+
 @app.command(name="eval")
 def evaluate(
     recipe: Recipe = "nano",

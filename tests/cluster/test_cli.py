@@ -119,7 +119,7 @@ def test_sigterm_interrupts_like_ctrl_c() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "demo", "doctor", "nano"])
+@pytest.mark.parametrize("command", ["train", "sft", "eval", "demo", "doctor", "nano"])
 def test_every_command_explains_itself(command: str) -> None:
     result = gensearcher(command, "--help")
 
