@@ -1,4 +1,4 @@
-"""`gensearcher sft` on the nano policy: the teacher's episodes, three steps, a policy to use next."""
+"""`gensearcher sft` on the nano policy: the teacher plays, two steps, a policy to use next."""
 
 from pathlib import Path
 
