@@ -113,19 +113,19 @@ class EngineThread(Generic[E]):
     def _run(
         self, build: Callable[[], E], shutdown: Callable[[E], None], ready: "Future[Any]"
     ) -> None:
+        engine: E | None = None
         try:
             with boundary(InfraError, self._name):
                 engine = build()
                 self._settle(ready)
-                try:
-                    self._serve(engine)
-                finally:
-                    shutdown(engine)
+                self._serve(engine)
         except GensearcherError as error:
             logger.error("%s ended: %s", self._name, error)
             self._end(error)
-        finally:
+        finally:  # before the shutdown, which may take long: nobody waits for a dead engine
             self._end(InfraError(f"{self._name} is closed"))
+            if engine is not None:
+                shutdown(engine)
 
     def _serve(self, engine: E) -> None:
         while self._run_commands(engine, wait=not engine.has_unfinished_requests()):
@@ -157,9 +157,9 @@ class EngineThread(Generic[E]):
             with boundary(InfraError, self._name):
                 result = command.run(engine)
         except GensearcherError as error:
-            self._settle(command.future, error=error)
             if command.fatal:
-                raise
+                raise  # ends the thread, which settles this future among all others
+            self._settle(command.future, error=error)
             return
         if command.request_id is None:
             self._settle(command.future, result=result)

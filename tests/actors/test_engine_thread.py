@@ -102,7 +102,7 @@ def test_a_failed_step_fails_all_that_wait_at_once_and_all_that_comes_later() ->
     thread.close()
 
 
-def test_a_failed_command_fails_alone_unless_it_is_fatal() -> None:
+def test_a_failed_command_fails_alone() -> None:
     thread = start(CountdownEngine())
 
     with pytest.raises(InfraError, match="ZeroDivisionError"):
@@ -111,12 +111,21 @@ def test_a_failed_command_fails_alone_unless_it_is_fatal() -> None:
     with pytest.raises(InfraError, match="ZeroDivisionError"):
         thread.request("a", lambda one: 1 // 0).result(WAIT_S)
     assert thread.call(lambda one: one.steps).result(WAIT_S) == 0
+    thread.close()
+
+
+def test_a_fatal_command_ends_the_engine_before_anyone_is_told() -> None:
+    """Who hears of the failure must find the engine dead, however long its shutdown takes."""
+    thread = EngineThread(CountdownEngine, shutdown=lambda one: time.sleep(0.2))
+    running = thread.request("a", lambda one: one.add("a", 10**9))
 
     with pytest.raises(InfraError, match="ZeroDivisionError"):
         thread.call(lambda one: 1 // 0, fatal=True).result(WAIT_S)
-    thread.close()
     with pytest.raises(InfraError, match="ZeroDivisionError"):
         thread.check()
+    with pytest.raises(InfraError, match="ZeroDivisionError"):
+        running.result(WAIT_S)
+    thread.close()
 
 
 def test_an_engine_that_does_not_start_says_why() -> None:
