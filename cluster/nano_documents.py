@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from cluster.nano_tokenizer import IMAGE, SYSTEM_PROMPT, TOKENS_PER_IMAGE
-from envs.nano.flags import COLOURS, Flag, describe, random_flag
+from envs.nano.flags import COLOURS, LAYOUTS, SYMBOLS, Flag, describe, random_flag
 from envs.nano.kinds import KINDS
 from envs.nano.lookup import Lookup
 from envs.nano.names import names
@@ -126,7 +126,9 @@ def gallery(rng: random.Random, size: float) -> tuple[list[Span], list[Flag]]:
             fields[name] = flag.field
     rng.shuffle(entries)
     captions = [_caption(rng, name) for name, _ in entries]
-    shown = [f"IMG_{n:03d} {name} {flag.field}" for n, (name, flag) in enumerate(entries, 1)]
+    shown = [
+        f"IMG_{n:03d} {name} {flag.field} IMG_{n:03d}" for n, (name, flag) in enumerate(entries, 1)
+    ]
     pages = [
         f"[p{rng.randrange(1400):04d}] {name}: founded {rng.randint(10, 99)}, field {field}."
         for name, field in fields.items()
@@ -140,7 +142,7 @@ def gallery(rng: random.Random, size: float) -> tuple[list[Span], list[Flag]]:
     ]
     for name in wanted:
         looks = f"{name} {fields[name]}"
-        image_id = next(entry.split()[0] for entry in shown if entry.endswith(looks))
+        image_id = next(entry.split()[0] for entry in shown if looks in entry)
         spans += [Span(" use", True), Span(f" {name}"), Span(f" {fields[name]} {image_id}", True)]
     return [*spans, Span("</think><|im_end|>", True)], [flag for _, flag in entries]
 
@@ -213,11 +215,11 @@ def _word(rng: random.Random) -> str:
     draw = rng.random()
     if draw < 0.4:
         return f" {rng.choice(names('train'))}"
-    if draw < 0.75:
+    if draw < 0.7:
         return f" {rng.randint(10, 99)}"
-    if draw < 0.9:
+    if draw < 0.85:
         return f" {rng.choice(KINDS).word}"
-    return f" {rng.choice(tuple(COLOURS))}"
+    return f" {rng.choice((*COLOURS, *LAYOUTS, *SYMBOLS))}"
 
 
 def _titles(rng: random.Random, num: int) -> list[str]:

@@ -65,15 +65,15 @@ STAGES: Final = (
     Stage(
         name="episodes",
         steps=420,
-        shares={"episode": 0.6, "echo": 0.05, "recall": 0.12, "look": 0.05, "gallery": 0.18},
+        shares={"episode": 0.6, "echo": 0.05, "recall": 0.08, "look": 0.05, "gallery": 0.22},
         final_learning_rate=1.5e-4,
     ),
     Stage(
         name="sloppy",
-        steps=60,
+        steps=100,
         shares={"episode": 1.0},
         habits=SLOPPY,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         final_learning_rate=1e-4,
     ),
 )

@@ -135,7 +135,7 @@ def _choose(name: str, fact: str, pictures: Reply, slips: Slips, rng: random.Ran
     others = [entry for entry in seen if entry not in fitting]
     wrong = not fitting or (slips.wrong_image and others)
     image_id, looks = rng.choice(others) if wrong else fitting[0]
-    listed = " ".join(f"{entry_id} {entry}" for entry_id, entry in seen)
+    listed = " ".join(f"{entry_id} {entry} {entry_id}" for entry_id, entry in seen)
     reference = {"img_id": image_id, "note": f"flag of {looks.split()[0]}"}
     return _answer(
         f"{listed} use {looks} {image_id}", GEN_PROMPT + _banner(fact, slips), (reference,), slips

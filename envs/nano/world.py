@@ -149,7 +149,7 @@ class World:
         neighbour = rng.choice([c for c in countries if c is not country])
         misleading = [
             (f"old {caption}", _look_alike(country.flag, rng)),
-            (f"flag of {neighbour.name} beside {country.name}", neighbour.flag),
+            (f"flag of {neighbour.name} beside {country.name}", _look_alike(neighbour.flag, rng)),
         ]
         if rng.random() < SAME_CAPTION_SHARE:
             misleading[rng.randrange(2)] = (caption, _look_alike(country.flag, rng))

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from envs.images import LocalImageStore
+from envs.images import FileImageStore
 from envs.nano.flags import draw, encode_png
 from envs.nano.names import names
 from envs.nano.tasks import QuestStream, tasks
@@ -11,7 +11,7 @@ from envs.nano.world import World
 
 
 def test_stream_resumes_anywhere(tmp_path) -> None:
-    world, store = World(), LocalImageStore(tmp_path)
+    world, store = World(), FileImageStore(tmp_path)
     whole = tasks(world, "train", num=30, seed=5, store=store)
     rest = tasks(world, "train", num=10, seed=5, store=store, first_ordinal=20)
     assert whole[20:] == rest
@@ -39,7 +39,7 @@ def test_mix_of_hops_and_categories() -> None:
 
 
 def test_images_of_a_task(tmp_path) -> None:
-    world, store = World(), LocalImageStore(tmp_path)
+    world, store = World(), FileImageStore(tmp_path)
     stream = QuestStream(world, "train", seed=0)
     for task in tasks(world, "train", num=10, seed=0, store=store):
         quest = stream.quest(task.ordinal)
