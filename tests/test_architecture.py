@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "envs": {"core", "aiohttp", "numpy", "PIL", "pydantic", "transformers"},
     "rewards": {"core", "numpy", "PIL", "pydantic"},
     "learners": {
-        *("core", "envs.chat", "numpy", "PIL"),
+        *("core", "envs.chat", "numpy", "PIL", "pydantic"),
         *("torch", "deepspeed", "transformers", "peft", "safetensors"),
     },
     "actors": {
@@ -29,8 +29,8 @@ MAY_IMPORT = {
 """What a room may import beside the standard library and itself; cluster may import all."""
 
 ALSO = {
-    "learners/rllib_learner.py": {"ray.rllib"},
-    "actors/rollout.py": {"gymnasium"},  # RLlib's EnvRunner asks for spaces
+    "learners/rllib_learner.py": {"ray.rllib", "gymnasium", "envs.images"},  # a shell, as actors
+    "actors/rollout.py": {"gymnasium"},  # RLlib asks for spaces
 }
 """Single files that may import more than their room, because that is their job."""
 
@@ -161,16 +161,16 @@ def test_nothing_prints_and_nothing_is_mocked() -> None:
 @pytest.mark.parametrize("module", ["core.config", "cluster.cli"])
 def test_light_modules_import_without_the_heavy_libraries(module: str) -> None:
     code = (
-        f"import sys, time; t = time.perf_counter(); import {module}; "
+        f"import sys, time; t = time.process_time(); import {module}; "
         "heavy = {'torch', 'ray', 'vllm', 'transformers', 'diffusers', 'deepspeed'}; "
-        "print(time.perf_counter() - t, *sorted(heavy & set(sys.modules)))"
+        "print(time.process_time() - t, *sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     seconds, *heavy = run.stdout.split()
     assert heavy == []
-    assert float(seconds) < 3.0, "well under one second on a quiet machine"
+    assert float(seconds) < 1.0, "of processor time, so that a busy machine does not count"
 
 
 def defined_names(tree: ast.Module) -> set[str]:
