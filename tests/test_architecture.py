@@ -29,7 +29,7 @@ MAY_IMPORT = {
 """What a room may import beside the standard library and itself; cluster may import all."""
 
 ALSO = {
-    "learners/rllib_learner.py": {"ray.rllib", "gymnasium", "envs.images"},  # a shell, as actors
+    "learners/rllib_learner.py": {"ray.rllib", "envs.images"},  # a shell, as actors
     "actors/rollout.py": {"gymnasium"},  # RLlib asks for spaces
 }
 """Single files that may import more than their room, because that is their job."""
