@@ -13,20 +13,17 @@ the model cannot take (references are refused, never cut off) or a pipeline that
 """
 
 import asyncio
-import hashlib
 import io
-import json
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 from PIL import Image
 
+from actors.image_models import MAX_REFERENCES, check_references, image_model_name
 from actors.nano_pipeline import NanoEditPlusPipeline
-from actors.render_client import check_references
 from core.config import RenderConfig
 from core.errors import ConfigError, RenderError, boundary
 from core.protocols import ImageStore
@@ -37,24 +34,7 @@ _CLASSES: Final[dict[str, type[DiffusionPipeline]]] = {
     "qwen-image-edit": QwenImageEditPlusPipeline,
     "qwen-image": QwenImagePipeline,
 }
-MAX_REFERENCES: Final = {"nano": 3, "qwen-image-edit": 3, "qwen-image": 0}
-"""How many references one request may hold, by `render.pipeline`."""
-
 _NEGATIVE_PROMPT: Final = " "
-_SAMPLED_BYTES: Final = 2**20
-
-
-def image_model_name(config: RenderConfig) -> str:
-    """A name that changes with anything, beside the request, that decides the pixels.
-
-    For a local folder it covers the pipeline's files: small ones whole, of large ones the size and
-    the first MiB. Raises ConfigError when `render.path` is a folder without a pipeline.
-    """
-    folder = Path(config.path)
-    parts = [config.dtype, str(config.width), str(config.height), str(config.true_cfg_scale)]
-    parts += _file_digests(folder) if folder.exists() else [config.path]
-    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return f"{config.pipeline}@{digest[:12]}"
 
 
 class Painter:
@@ -150,16 +130,3 @@ def _text_pipeline(pipeline: DiffusionPipeline) -> DiffusionPipeline:
 def _decode(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
         return image.convert("RGB")
-
-
-def _file_digests(folder: Path) -> Iterator[str]:
-    if not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            f"render.path {str(folder)!r} has no model_index.json; name a diffusers folder, or run "
-            "`gensearcher nano build` for the nano model"
-        )
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors", ".txt"):
-            with path.open("rb") as file:
-                head = hashlib.sha256(file.read(_SAMPLED_BYTES)).hexdigest()
-            yield f"{path.relative_to(folder)}:{path.stat().st_size}:{head}"

@@ -8,6 +8,7 @@ retry the requests of a killed replica; the client does.
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from actors.diffusion import MAX_REFERENCES, Painter, image_model_name
+from actors.image_models import MAX_REFERENCES, image_model_name
 from actors.render_client import RenderCache, RenderClient
 from core.config import RenderConfig
 from core.errors import InfraError, RenderError
@@ -35,6 +36,8 @@ class RenderActor:
     """One replica, one pipeline."""
 
     def __init__(self, config: RenderConfig) -> None:
+        from actors.diffusion import Painter  # here, so that the driver loads no torch for it
+
         self._painter = Painter(config)
 
     async def paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> bytes:
@@ -87,8 +90,9 @@ def deploy_render(config: RenderConfig, *, store: ImageStore, cache_path: Path) 
 
 
 def stop_render() -> None:
-    """Take the deployment down; the rest of Serve stays."""
-    serve.delete(APP_NAME)
+    """Take the deployment down, if it is up; the rest of Serve stays."""
+    with suppress(RayServeException):
+        serve.delete(APP_NAME)
 
 
 def _deployment_options(config: RenderConfig) -> dict[str, Any]:

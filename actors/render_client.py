@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from actors.image_models import check_references
 from core.errors import ConfigError, InfraError, RenderError, boundary
 from core.protocols import ImageStore
 from core.records import ImageRef, RenderedImage, RenderRequest, to_jsonable
@@ -31,16 +32,6 @@ class RemotePainter(Protocol):
     async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> bytes:
         """PNG bytes. Raises RenderError when the model raised, InfraError when it was lost."""
         ...
-
-
-def check_references(request: RenderRequest, *, max_references: int) -> None:
-    """Raises RenderError when the model cannot take the request's references."""
-    if len(request.references) > max_references:
-        raise RenderError(
-            f"{len(request.references)} reference images, but {request.model} takes "
-            f"{max_references} at most; let the answer choose fewer",
-            retryable=False,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

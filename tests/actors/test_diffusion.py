@@ -1,5 +1,7 @@
 """The nano pipeline and the painter around it, with a tiny random network."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.diffusion import DiffusersImageModel, Painter, image_model_name
+from actors.diffusion import DiffusersImageModel, Painter
+from actors.image_models import image_model_name
 from actors.nano_pipeline import (
     NanoEditPlusPipeline,
     encode_prompts,
@@ -174,3 +177,11 @@ def test_a_folder_without_a_pipeline_is_the_users_mistake(tmp_path: Path) -> Non
         image_model_name(config(tmp_path))
     with pytest.raises(ConfigError, match=r"render\.path"):
         Painter(config(tmp_path / "missing"))
+
+
+def test_the_driver_learns_the_name_without_loading_torch() -> None:
+    script = "import sys, actors.image_models, actors.render_client; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

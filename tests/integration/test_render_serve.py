@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,7 @@ from core.errors import ConfigError, RenderError
 from envs.nano.flags import Flag, draw, encode_png
 from rewards.flag_reader import FlagReader
 from tests.builders import make_render_request, png_bytes
-from tests.builders_diffusion import (
-    save_edit_plus_pipeline,
-    save_nano_pipeline,
-    save_text_pipeline,
-)
+from tests.builders_diffusion import save_edit_plus_pipeline, save_text_pipeline
 from tests.fakes.images import MemoryImageStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray]
@@ -49,7 +46,7 @@ def deploy(path: Path | str, store: MemoryImageStore, folder: Path, **changes: A
     return deploy_render(config, store=store, cache_path=folder / "renders.sqlite")
 
 
-async def test_the_shipped_model_copies_a_reference_and_writes_the_year(tmp_path: Path) -> None:
+async def test_the_shipped_model_renders_and_survives_a_killed_replica(tmp_path: Path) -> None:
     store = MemoryImageStore()
     client = deploy(SHIPPED, store, tmp_path)
     references = (store.put(png_bytes()), store.put(encode_png(draw(FLAG))))
@@ -68,27 +65,17 @@ async def test_the_shipped_model_copies_a_reference_and_writes_the_year(tmp_path
     assert again.cached
     assert again.image == rendered.image
 
+    with pytest.raises(RenderError, match="ZeroDivisionError"):  # raised inside the pipeline
+        await client.render(replace(request, steps=0))
 
-async def test_a_killed_replica_costs_no_render(tmp_path: Path) -> None:
-    store = MemoryImageStore()
-    client = deploy(save_nano_pipeline(tmp_path / "nano"), store, tmp_path)
-    await client.render(make_render_request(model=client.name))
     running = [
-        asyncio.create_task(client.render(make_render_request(model=client.name, seed=seed)))
-        for seed in range(1, 9)
+        asyncio.create_task(client.render(replace(request, seed=seed))) for seed in range(1, 9)
     ]
     await asyncio.sleep(0.05)
     _kill_replica()
-    rendered = await asyncio.gather(*running)
-    assert len({result.image.sha256 for result in rendered}) == 8
+    assert len(await asyncio.gather(*running)) == 8
     assert client.counters.painted == 9
-
-
-async def test_what_the_pipeline_raises_arrives_as_a_render_error(tmp_path: Path) -> None:
-    store = MemoryImageStore()
-    client = deploy(save_nano_pipeline(tmp_path / "nano"), store, tmp_path, width=64, height=64)
-    with pytest.raises(RenderError, match="draws 32x32"):
-        await client.render(make_render_request(model=client.name))
+    assert client.counters.retries > 0
 
 
 async def test_a_real_edit_plus_pipeline_with_and_without_references(tmp_path: Path) -> None:
@@ -104,9 +91,9 @@ async def test_a_real_edit_plus_pipeline_with_and_without_references(tmp_path: P
     )
     references = (store.put(png_bytes((255, 0, 0))), store.put(png_bytes((0, 0, 255))))
     with_references = make_render_request(
-        prompt="A blue star.", references=references, steps=1, model=client.name
+        prompt="A blue star.", references=references, steps=2, model=client.name
     )
-    without = make_render_request(prompt="A blue star.", steps=1, model=client.name)
+    without = make_render_request(prompt="A blue star.", steps=2, model=client.name)
     edited, drawn = await asyncio.gather(client.render(with_references), client.render(without))
     assert (edited.image.width, edited.image.height) == (64, 64)
     assert (drawn.image.width, drawn.image.height) == (64, 64)
@@ -124,21 +111,18 @@ async def test_a_real_text_pipeline_takes_no_references(tmp_path: Path) -> None:
         height=64,
         min_replicas=0,
     )
-    drawn = await client.render(make_render_request(steps=1, model=client.name))
+    drawn = await client.render(make_render_request(steps=2, model=client.name))
     assert drawn.image.width == 64
     with pytest.raises(RenderError, match="takes 0 at most"):
         await client.render(make_render_request(references=(store.put(png_bytes()),)))
+
+    stop_render()
+    assert serve.status().applications == {}
 
 
 def test_a_missing_pipeline_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model_index\.json"):
         deploy(tmp_path, MemoryImageStore(), tmp_path)
-
-
-def test_stopping_leaves_serve_running(tmp_path: Path) -> None:
-    deploy(save_nano_pipeline(tmp_path / "nano"), MemoryImageStore(), tmp_path)
-    stop_render()
-    assert serve.status().applications == {}
 
 
 def _kill_replica() -> None:
