@@ -230,6 +230,7 @@ class Controller:
     async def _train(self, steps: int) -> tuple[StepReport, ...]:
         self._frontier.aim(self._frontier.step + steps)
         self._step_started_s = self._timeline.now()
+        self._timeline.flush_seconds(since_s=self._step_started_s)  # no step's: an evaluation
         self._admit()
         reports: list[StepReport] = []
         while len(reports) < steps and not self._stopping:
