@@ -110,7 +110,7 @@ def _axes(
         y = to_y(tick)
         marks.append(
             f"<line x1='{_LEFT}' y1='{y:.1f}' x2='{_WIDTH - _RIGHT}' y2='{y:.1f}' class='grid'/>"
-            f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' class='tick end'>{tick:g}</text>"
+            f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' class='tick end'>{_label(tick)}</text>"
         )
     for tick in _ticks(*x_range):
         marks.append(
@@ -155,6 +155,10 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
 def _padded(low: float, high: float) -> tuple[float, float]:
     pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     return low - pad, high + pad
+
+
+def _label(tick: float) -> str:
+    return f"{tick:g}".replace("e-0", "e-")
 
 
 def _ticks(low: float, high: float, *, about: int = 5) -> list[float]:

@@ -89,7 +89,7 @@ def _charts(metrics: Sequence[Mapping[str, Any]], heldouts: Sequence[Heldout]) -
             unit=True,
         ),
         curves_chart(
-            "Rollout against learner: mean |difference of log-probabilities|",
+            "Rollout against learner: log-probability gap",
             _curves(metrics, MISMATCH_CURVES),
         ),
         curves_chart(
