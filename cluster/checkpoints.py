@@ -76,9 +76,12 @@ def write_checkpoint(
         if file.is_file()
     }
     write_json_atomic(draft / MANIFEST, {"files": sizes})
+    replaced = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
     if path.exists():
-        shutil.rmtree(path)
+        os.replace(path, replaced)
     os.replace(draft, path)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def is_whole(path: Path) -> bool:
