@@ -50,9 +50,6 @@ from envs.tasks import TaskSource
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STOP_TIMEOUT_S = 60.0
-"""How long a stop waits for a learner step that is under way."""
-
 
 class EmptyBatchesError(GensearcherError):
     """Too many groups in a row without any gradient."""
@@ -97,6 +94,7 @@ class Controller:
     # -- called from outside --------------------------------------------------------------------
 
     def start(self) -> None:
+        """Start the loop; nothing is played before the first `advance` or `evaluate`."""
         self._thread.start()
 
     def restore(self, folder: str, state: FrontierState) -> None:
@@ -188,7 +186,7 @@ class Controller:
         await self._learner.load(folder)
         self._frontier = self._new_frontier(state)
         if state.step > 0:
-            await self._broadcast()
+            await self._broadcast(state.step)
 
     # -- admit, group, member -------------------------------------------------------------------
 
@@ -263,10 +261,7 @@ class Controller:
         version = self._frontier.step
         with self._timeline.span("learn", f"step {version + 1}"):
             report = await self._learner.step(groups)
-        if report.version != version + 1:
-            message = f"the learner made version {report.version} out of version {version}"
-            raise LearnerError(message, retryable=False)
-        await self._broadcast()
+        await self._broadcast(version + 1)
         self._frontier.complete_step()
         for group in groups:
             self._end(group, Ending.CONSUMED)
@@ -284,9 +279,12 @@ class Controller:
         self._admit()
         return self._last_report
 
-    async def _broadcast(self) -> None:
-        with self._timeline.span("broadcast", "weights"):
+    async def _broadcast(self, version: int) -> None:
+        with self._timeline.span("broadcast", f"version {version}"):
             update, payload = await self._learner.publish()
+            if update.version != version:
+                message = f"the learner publishes version {update.version}, not {version}"
+                raise LearnerError(message, retryable=False)
             await self._pool.apply_weights(update, payload)
 
     def _seconds(self) -> dict[str, float]:
@@ -318,7 +316,7 @@ class Controller:
     async def _stop(self) -> None:
         self._stopping = True
         if self._update is not None and not self._update.done():
-            await asyncio.wait({self._update}, timeout=STOP_TIMEOUT_S)
+            await asyncio.wait({self._update}, timeout=self._train_config.stall_timeout_s)
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
