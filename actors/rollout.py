@@ -23,6 +23,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from actors.image_models import MAX_REFERENCES
 from actors.stats import EngineStats
 from core.config import Config
 from core.errors import InfraError, StageError, boundary
@@ -63,12 +64,16 @@ class RolloutWorker(EnvRunner, Checkpointable):
         self._toolbox: Toolbox = config.toolbox
         self._images = FileImageStore(Path(config.images_folder))
         self._chat = ChatFormat.load(ours.policy.path)
-        self._system_prompt = system_prompt(ours.policy.system_prompt, config.tool_specs)
+        max_references = MAX_REFERENCES[ours.render.pipeline]
+        self._system_prompt = system_prompt(
+            ours.policy.system_prompt, config.tool_specs, max_references=max_references
+        )
         self._limits = EpisodeLimits(
             max_turns=ours.rollout.max_turns,
             max_tokens_per_turn=ours.rollout.max_tokens_per_turn,
             max_context=ours.rollout.max_context,
             max_images_per_search=ours.tools.max_images_per_search,
+            max_references=max_references,
         )
         self._engine = _engine_type(ours)(ours, images=self._images, stop_ids=[self._chat.stop_id])
 
