@@ -112,7 +112,7 @@ class Grader:
     ) -> tuple[RenderedImage, tuple[ScorePart, ...]]:
         request = RenderRequest(
             prompt=answer.gen_prompt,
-            references=answer.chosen[: self._image_model.max_references],
+            references=answer.chosen,
             seed=seed,
             steps=self._render.steps,
             model=self._image_model.name,

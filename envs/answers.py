@@ -21,6 +21,7 @@ from typing import Any
 from core.records import Answer, AnswerError, ImageRef
 
 MAX_REFERENCES = 5
+"""Of any answer; an image model may take fewer (`EpisodeLimits.max_references`)."""
 ORDINALS = (
     "first",
     "second",
@@ -41,7 +42,10 @@ _IMAGE_ID = re.compile(r"\bIMG_\d{3,}\b")
 
 
 def resolve_answer(
-    value: Mapping[str, Any] | None, *, shown: Mapping[str, ImageRef]
+    value: Mapping[str, Any] | None,
+    *,
+    shown: Mapping[str, ImageRef],
+    max_references: int = MAX_REFERENCES,
 ) -> tuple[Answer | AnswerError, tuple[str, ...]]:
     """The answer and the names of its repairs. `shown` maps "IMG_001" to its image."""
     repairs: list[str] = []
@@ -54,8 +58,8 @@ def resolve_answer(
     if isinstance(references, AnswerError):
         return references, ()
     kept = list(dict.fromkeys(img_id for img_id, _ in references))
-    if len(kept) > MAX_REFERENCES:
-        reason = f"{len(kept)} reference images, at most {MAX_REFERENCES} are allowed"
+    if len(kept) > max_references:
+        reason = f"{len(kept)} reference images, at most {max_references} are allowed"
         return AnswerError(reason=reason), ()
     for img_id in kept:
         if img_id not in shown:

@@ -30,7 +30,7 @@ from core.records import (
     Trajectory,
     Turn,
 )
-from envs.answers import resolve_answer
+from envs.answers import MAX_REFERENCES, resolve_answer
 from envs.chat import ChatFormat
 from envs.parsing import AnswerBlock, FormatError, parse_completion
 from envs.prompts import LAST_TURN, TOO_LONG, format_error
@@ -48,6 +48,8 @@ class EpisodeLimits:
     max_context: int
     """Tokens of one episode, image tokens counted."""
     max_images_per_search: int
+    max_references: int = MAX_REFERENCES
+    """Reference images that the image model takes; an answer with more is refused."""
 
     @property
     def reserve(self) -> int:
@@ -216,7 +218,9 @@ def _decide(
     block = parse_completion(sampled.text)
     if isinstance(block, AnswerBlock):
         refs = {img_id: image.ref for img_id, image in shown}
-        answer, repairs = resolve_answer(block.value, shown=refs)
+        answer, repairs = resolve_answer(
+            block.value, shown=refs, max_references=limits.max_references
+        )
         reason = StopReason.ANSWER if isinstance(answer, Answer) else StopReason.BAD_ANSWER
         return _End(reason=reason, answer=answer, repairs=block.repairs + repairs)
     if isinstance(block, FormatError):

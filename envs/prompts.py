@@ -59,12 +59,17 @@ of your list, and say what to take from each.
 """
 
 
-def system_prompt(kind: Literal["nano", "full"], tools: Sequence[ToolSpec]) -> str:
+def system_prompt(
+    kind: Literal["nano", "full"],
+    tools: Sequence[ToolSpec],
+    *,
+    max_references: int = MAX_REFERENCES,
+) -> str:
     """The system prompt of a recipe (`policy.system_prompt`)."""
     if kind == "nano":
         return f"Tools: {', '.join(tool.name for tool in tools)}."
     return _FULL.format(
-        tools="\n".join(_tool_line(tool) for tool in tools), max_references=MAX_REFERENCES
+        tools="\n".join(_tool_line(tool) for tool in tools), max_references=max_references
     ).rstrip()
 
 

@@ -239,3 +239,8 @@ def test_answers_never_raise_and_never_invent(value: object) -> None:
         assert resolved.gen_prompt.strip()
         assert set(resolved.chosen) <= set(SHOWN.values())
         assert len(resolved.notes) == len(resolved.chosen) == len(set(resolved.chosen)) <= 5
+
+
+def test_more_references_than_the_image_model_takes_are_refused_not_cut() -> None:
+    resolved, _ = resolve_answer(answer("x", "IMG_001", "IMG_002"), shown=SHOWN, max_references=1)
+    assert resolved == AnswerError(reason="2 reference images, at most 1 are allowed")
