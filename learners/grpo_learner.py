@@ -40,12 +40,7 @@ class GrpoLearner:
         self._settings = config.learner
         self._chat = chat
         self._images = images
-        self._policy = load_policy(
-            config.policy.path,
-            dtype=self._settings.dtype,
-            freeze_vision=self._settings.freeze_vision,
-            checkpoint_activations=self._settings.device == "cuda",
-        )
+        self._policy = load_policy(config)
         self._engine = TrainEngine(self._policy, config=self._settings)
         self.version = 0
 

@@ -13,6 +13,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
+from core.config import Config
 from core.errors import ConfigError
 from learners.batch import MicroBatch
 from learners.loss import token_scores
@@ -51,23 +52,22 @@ class PolicyModel(torch.nn.Module):
         return scores.logprobs, scores.entropy
 
 
-def load_policy(
-    path: str, *, dtype: str, freeze_vision: bool, checkpoint_activations: bool = False
-) -> PolicyModel:
-    """In training mode. `freeze_vision` keeps vision tower and projector as they are."""
+def load_policy(config: Config) -> PolicyModel:
+    """The policy of a recipe in training mode, in the learner's dtype."""
+    path, settings = config.policy.path, config.learner
     disable_progress_bar()
     try:
         lm = Qwen3VLForConditionalGeneration.from_pretrained(
-            path, dtype=DTYPES[dtype], attn_implementation="sdpa"
+            path, dtype=DTYPES[settings.dtype], attn_implementation="sdpa"
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"policy.path {path!r} holds no Qwen3-VL model; give a folder or a hub id ({error})"
         ) from error
     lm.train()
-    if freeze_vision:
+    if settings.freeze_vision:
         lm.model.visual.requires_grad_(False)
-    if checkpoint_activations:
+    if settings.device == "cuda":
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     return PolicyModel(lm)
 

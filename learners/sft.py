@@ -98,12 +98,7 @@ class _Trainer:
         self._chat = chat
         self._images = images
         self._folder = folder
-        self._policy = load_policy(
-            config.policy.path,
-            dtype=config.learner.dtype,
-            freeze_vision=config.learner.freeze_vision,
-            checkpoint_activations=config.learner.device == "cuda",
-        )
+        self._policy = load_policy(config)
         self._engine = TrainEngine(self._policy, config=config.learner)
 
     @property

@@ -1,0 +1,95 @@
+"""The learner inside RLlib's LearnerGroup: in an actor of its own, and in the driver."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from core.config import build_config
+from core.errors import FidelityError
+from core.records import Group
+from envs.chat import ChatFormat
+from envs.images import FileImageStore
+from learners.publish import unpack_weights
+from learners.rllib_learner import GrpoRllibLearner, PolicyModule
+from tests.builders import (
+    make_member,
+    make_rollout_id,
+    make_seen_image,
+    make_task,
+    make_trajectory,
+)
+from tests.hf_policy import HfPolicy
+from tests.oracle_groups import make_oracle_groups
+from tests.tiny_model import build_tiny_policy
+
+pytestmark = [pytest.mark.integration, pytest.mark.ray]
+
+NO_SPACE = gymnasium.spaces.Discrete(1)
+
+
+class LearnerConfig(AlgorithmConfig):
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=PolicyModule)
+
+
+def learner_group(folder: Path, images: Path, *, num_learners: int) -> LearnerGroup:
+    config = LearnerConfig()
+    config.gensearcher = build_config({"policy": {"path": str(folder)}})
+    config.images_folder = str(images)
+    config.framework_str = "torch"
+    config.environment(observation_space=NO_SPACE, action_space=NO_SPACE)
+    config.learners(
+        learner_class=GrpoRllibLearner, num_learners=num_learners, num_cpus_per_learner=0.5
+    )
+    spaces = {DEFAULT_MODULE_ID: (NO_SPACE, NO_SPACE)}
+    return LearnerGroup(config=config, module_spec=config.get_multi_rl_module_spec(spaces=spaces))
+
+
+def ask(group: LearnerGroup, method: str, *arguments: Any) -> Any:
+    (answer,) = group.foreach_learner(lambda learner: getattr(learner, method)(*arguments))
+    return answer.get()
+
+
+@pytest.mark.parametrize("num_learners", [0, 1])
+def test_a_learner_group_updates_publishes_saves_and_loads(
+    ray_cluster: str, tmp_path: Path, num_learners: int
+) -> None:
+    folder, store = build_tiny_policy(tmp_path / "policy"), FileImageStore(tmp_path / "images")
+    groups = make_oracle_groups(
+        HfPolicy(folder), ChatFormat.load(folder), store, scores=[[0.0, 1.0]]
+    )
+    group = learner_group(folder, tmp_path / "images", num_learners=num_learners)
+    try:
+        (report,) = group.update(training_data=TrainingData(batches=[groups]))
+        assert report.version == 1
+        assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
+        ask(group, "save", str(tmp_path / "saved"))
+        trained = dict(unpack_weights(*ask(group, "publish")))
+        ask(group, "load", str(tmp_path / "saved"))
+        update, payload = ask(group, "publish")
+        assert update.version == 1
+        loaded = dict(unpack_weights(update, payload))
+        assert all(torch.equal(loaded[name], trained[name]) for name in trained)
+        with pytest.raises(FidelityError, match="0 image tokens, but its images have 4"):
+            group.update(training_data=TrainingData(batches=[[group_without_pixels()]]))
+    finally:
+        group.shutdown()
+
+
+def group_without_pixels() -> Group:
+    """Its trajectories tell of an image whose placeholders are not in their tokens."""
+    members = []
+    for index, score in enumerate([0.0, 1.0]):
+        trajectory = make_trajectory(
+            images=[make_seen_image()], rollout_id=make_rollout_id(index=index)
+        )
+        members.append(make_member(score, index=index, trajectory=trajectory))
+    return Group(task=make_task(), members=tuple(members))
