@@ -71,7 +71,7 @@ class RolloutConfig(_Section):
     max_context: int = Field(36_000, ge=64)
     """Tokens of one episode, image tokens counted."""
     max_parallel_episodes: int = Field(64, ge=1)
-    temperature: float = Field(0.7, gt=0)
+    temperature: float = Field(0.7, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0)
     max_sequences: int = Field(64, ge=1)
@@ -155,7 +155,7 @@ class EvalConfig(_Section):
     every: int = Field(0, ge=0)
     """Steps between held-out evaluations during training; 0: only before and after."""
     num_tasks: int = Field(256, ge=1)
-    temperature: float = Field(0.6, gt=0)
+    temperature: float = Field(0.6, gt=0, le=2)
     top_p: float = Field(0.9, gt=0, le=1)
     max_parallel_episodes: int = Field(64, ge=1)
     num_showcase: int = Field(6, ge=0)

@@ -52,7 +52,9 @@ install_packages() {
     say "installing the packages of $LOCK (about 2 GB to fetch the first time)"
     "$VENV/bin/python" -m pip install -qq --disable-pip-version-check "uv==$UV_VERSION"
     export VIRTUAL_ENV=$PWD/$VENV UV_SYSTEM_CERTS=1
-    "$VENV/bin/uv" pip install --quiet -r "$LOCK" --override requirements/overrides.txt
+    # Bytecode beforehand: every process of a run imports torch, vllm and transformers.
+    "$VENV/bin/uv" pip install --quiet --compile-bytecode -r "$LOCK" \
+        --override requirements/overrides.txt
     "$VENV/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 }
 
