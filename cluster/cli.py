@@ -8,17 +8,16 @@ Imports no torch and no ray: a command imports what it runs.
 
 import json
 import logging
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, load_config
 from core.errors import ConfigError, DataError
 
@@ -182,8 +181,7 @@ def _train(config: Config, *, recipe: str, fresh: bool) -> None:
     _get_ready(config, recipe=recipe, fresh=fresh)
     from cluster.run import train_run
 
-    with stopped_like_ctrl_c():
-        summary = train_run(config, resume=not fresh, console=console)
+    summary = train_run(config, resume=not fresh, console=console)
     console.print(f"report: {summary.with_name('report.html').resolve()}")
     console.print(f"summary: {summary.resolve()}")
 
@@ -211,20 +209,6 @@ def _show_plan(config: Config, recipe: str) -> None:
     from cluster.views import draw_plan
 
     console.print(draw_plan(make_plan(config, recipe=recipe)))
-
-
-@contextmanager
-def stopped_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM (`ray job stop`, a preempted node) ends the run as Ctrl-C does: with a checkpoint."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

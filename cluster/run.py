@@ -19,6 +19,7 @@ from cluster.report import write_report
 from cluster.run_folder import SUMMARY
 from cluster.run_summary import WallClock, summary_json
 from cluster.screen import Screen
+from cluster.signals import stopped_like_ctrl_c
 from cluster.status import StepReport
 from cluster.summary import Heldout, load_heldouts, make_heldout, save_heldout
 from cluster.tracked_heldout import track_heldout
@@ -75,6 +76,7 @@ def train_run(config: Config, *, resume: bool, console: Console) -> Path:
     with ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
         run = _start(config, resume=resume, wall=wall, stack=stack, console=console)
+        stack.enter_context(stopped_like_ctrl_c())
         known = {heldout.when for heldout in load_heldouts(folder)}
         screen = Screen(console, title=config.run.name, read_status=run.system.status)
         with screen:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from cluster.cli import app, clear_errors, stopped_like_ctrl_c
+from cluster.cli import app, clear_errors
+from cluster.signals import stopped_like_ctrl_c
 from core.errors import DataError, InfraError
 
 
