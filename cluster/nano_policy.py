@@ -1,10 +1,11 @@
 """The recipe of the nano base policy: seeded, resumable, from nothing to a model folder.
 
 In: a folder, a seed and a scale. Out: a Hugging Face folder that transformers and vLLM load
-(bf16 safetensors, tokenizer, processor, chat template). Three stages share one stream of steps:
-dense exercises, then mostly whole episodes of an exact teacher, then a short imitation of a sloppy
-one, which leaves the skills in place and the behaviour to be improved. Batch number `step` is a
-pure function of seed and step, so a build that was stopped goes on where its last checkpoint was.
+(bf16 safetensors, tokenizer, processor, chat template). Four stages: dense exercises, then
+mostly whole episodes of an exact teacher, then more of choosing among images, then a short
+imitation of a sloppy teacher, which leaves the skills in place and the behaviour to be improved.
+Batch number `step` is a pure function of seed and step, so a build that was stopped goes on where
+its last checkpoint was. docs/nano.md says how the shipped weights were made.
 """
 
 import copy
@@ -31,7 +32,6 @@ from envs.nano.teacher import FAULTLESS, SLOPPY, Habits
 
 MICRO_BATCH_TOKENS: Final = 4096
 WARMUP_STEPS: Final = 20
-CHECKPOINT_EVERY: Final = 50
 STATE_FILE: Final = "state.json"
 VECTOR_RATE: Final = 2.0
 """Learning rate of embeddings, norms and biases over that of the matrices."""
@@ -69,12 +69,21 @@ STAGES: Final = (
         final_learning_rate=1.5e-4,
     ),
     Stage(
+        name="choice",
+        steps=130,
+        shares={"episode": 0.45, "gallery": 0.5, "echo": 0.05},
+        tokens_per_step=6144,
+        learning_rate=2e-3,
+        final_learning_rate=1.5e-4,
+    ),
+    Stage(
         name="sloppy",
-        steps=100,
+        steps=70,
         shares={"episode": 1.0},
         habits=SLOPPY,
-        learning_rate=1e-3,
-        final_learning_rate=1e-4,
+        tokens_per_step=6144,
+        learning_rate=8e-4,
+        final_learning_rate=5e-5,
     ),
 )
 
@@ -229,10 +238,11 @@ def build_policy(
     seed: int = 0,
     scale: float = 1.0,
     progress: Callable[[Progress], None] = lambda _: None,
+    checkpoint_every: int = 50,
 ) -> Path:
     """Train the base policy and write its folder; goes on from `<out_dir>.building` if that exists.
 
-    `scale` multiplies the steps of every stage: 1.0 makes the policy that is shipped. Returns
+    `scale` multiplies the steps of every stage. Returns
     `out_dir`. Raises ConfigError when the unfinished build there had another seed or scale.
     """
     stages = scaled(STAGES, scale)
@@ -252,7 +262,7 @@ def build_policy(
         rate = learning_rate_at(stage, step_in_stage, step=step)
         loss = train_step(model, optimizer, documents, tokenizer, learning_rate=rate)
         progress(Progress(stage=stage.name, step=step + 1, num_steps=num_steps, loss=loss))
-        if (step + 1) % CHECKPOINT_EVERY == 0:
+        if (step + 1) % checkpoint_every == 0:
             _checkpoint(building, {**recipe, "step": step + 1}, model, optimizer)
     save_policy(model, out_dir)
     shutil.rmtree(building, ignore_errors=True)
@@ -260,7 +270,16 @@ def build_policy(
 
 
 def scaled(stages: Sequence[Stage], scale: float) -> tuple[Stage, ...]:
-    return tuple(replace(stage, steps=max(1, round(stage.steps * scale))) for stage in stages)
+    """The same stages with `scale` times the steps; below 1.0 the steps shrink too, by its root."""
+    share = min(1.0, scale**0.5)
+    return tuple(
+        replace(
+            stage,
+            steps=max(1, round(stage.steps * scale)),
+            tokens_per_step=round(stage.tokens_per_step * share),
+        )
+        for stage in stages
+    )
 
 
 def save_policy(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
