@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from cluster.quiet import quiet_ray
 from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, load_config
 from core.errors import ConfigError, DataError
@@ -43,6 +44,8 @@ def main(
 ) -> None:
     """Train search-augmented image-generation agents on Ray."""
     level = logging.INFO if verbose else logging.WARNING
+    if not verbose:
+        quiet_ray()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli import app, clear_errors
+from cluster.quiet import quiet_ray
 from cluster.signals import stopped_like_ctrl_c
 from core.errors import DataError, InfraError
 
@@ -118,6 +120,20 @@ def test_sigterm_interrupts_like_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_rays_chatter_is_kept_off_the_screen_but_not_its_errors(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("ray.serve")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "filters", [])
+
+    quiet_ray()
+    logger.warning("queue length")
+    logger.error("replica died")
+
+    assert [record.message for record in caplog.records] == ["replica died"]
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "eval", "demo", "doctor", "nano"])
