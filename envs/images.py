@@ -17,7 +17,13 @@ from core.errors import DataError, InfraError
 from core.files import write_atomic
 from core.records import ImageRef
 
-MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+FORMATS = ("PNG", "JPEG", "WEBP")
+MEDIA_TYPES = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",  # a JPEG with more pictures behind it, as many phones write them
+    "WEBP": "image/webp",
+}
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded."""
 
@@ -56,7 +62,7 @@ class FileImageStore:
 def decode_rgb(data: bytes) -> Image.Image:
     """The first frame as RGB, transparency laid on white. Raises DataError.
 
-    Rollout, learner, renderer and judge all decode with this, so that they see equal pixels.
+    Rollout, learner and renderer all decode with this, so that they see equal pixels.
     """
     with _open(data) as image:
         if image.has_transparency_data:
@@ -71,7 +77,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked just below
-            image = Image.open(io.BytesIO(data), formats=tuple(MEDIA_TYPES))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DataError(f"an image of {width} x {height} pixels is over {MAX_PIXELS} pixels")

@@ -28,6 +28,16 @@ def test_bytes_come_back_with_type_and_size(tmp_path: Path, kind: str) -> None:
     assert store.get(ref) == data
 
 
+def test_a_jpeg_with_more_pictures_behind_it_is_a_jpeg(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    red, blue = Image.new("RGB", (20, 10), "red"), Image.new("RGB", (20, 10), "blue")
+    red.save(buffer, format="MPO", save_all=True, append_images=[blue])
+    assert FileImageStore(tmp_path).put(buffer.getvalue()).media_type == "image/jpeg"
+    first = decode_rgb(buffer.getvalue()).getpixel((5, 5))
+    assert isinstance(first, tuple)
+    assert first[0] > 200
+
+
 def test_equal_bytes_are_kept_once(tmp_path: Path) -> None:
     store = FileImageStore(tmp_path)
     assert store.put(png_bytes()) == store.put(png_bytes())
