@@ -135,10 +135,12 @@ class OpenAIJudge:
                 response = await self._post(body)
                 return parse_reply(_reply_text(response), kind, scale=scale)
             except (JudgeError, ToolError) as error:
-                last = JudgeError(str(error), error_type=error.error_type)
-                if not error.retryable:
-                    break
-                await asyncio.sleep(min(MAX_BACKOFF_S, 2**attempt * random.uniform(0.25, 0.5)))
+                last = JudgeError(
+                    str(error), retryable=error.retryable, error_type=error.error_type
+                )
+            if not last.retryable or attempt == self.max_tries - 1:
+                break
+            await asyncio.sleep(min(MAX_BACKOFF_S, 2**attempt * random.uniform(0.25, 0.5)))
         raise last
 
     async def _post(self, body: dict[str, Any]) -> HttpResponse:
@@ -165,12 +167,21 @@ class OpenAIJudge:
 
     def _picture(self, ref: ImageRef) -> dict[str, Any]:
         with Image.open(io.BytesIO(self.images.get(ref))) as opened:
-            picture = opened.convert("RGB")
+            picture = _on_white(opened)
         picture.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
         encoded = base64.b64encode(buffer.getvalue()).decode()
         return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """As RGB, transparency laid on white, as the policy saw it."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    white = Image.new("RGBA", coloured.size, "white")
+    return Image.alpha_composite(white, coloured).convert("RGB")
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -95,9 +95,26 @@ async def test_a_refused_key_is_not_retried() -> None:
         return HttpResponse(status=401, headers={}, body=b"bad key")
 
     judge, task = _judge(handler)
-    with pytest.raises(JudgeError, match="HTTP 401"):
+    with pytest.raises(JudgeError, match="HTTP 401") as raised:
         await judge.judge_text(task=task, answer=Answer(gen_prompt="p", chosen=(), notes=()))
     assert calls == 1
+    assert not raised.value.retryable
+
+
+async def test_transparency_reaches_the_judge_as_white() -> None:
+    sent: list[str] = []
+
+    def handler(method: str, url: str, json_body: Any) -> HttpResponse:
+        _, first, *_ = json_body["messages"][1]["content"]
+        sent.append(first["image_url"]["url"])
+        return _completion(GOOD)
+
+    judge, task = _judge(handler)
+    buffer = io.BytesIO()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(buffer, format="PNG")
+    await judge.judge_image(task=task, image=judge.images.put(buffer.getvalue()))
+    data = base64.b64decode(sent[0].removeprefix("data:image/png;base64,"))
+    assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
