@@ -60,7 +60,11 @@ install_packages() {
 
 compile_ops() {
     say "compiling DeepSpeed's parts (about a minute the first time)"
-    "$VENV/bin/python" -c 'from learners.engine import prebuild_ops; prebuild_ops()'
+    local log=$VENV/compile.log
+    "$VENV/bin/python" -c 'from learners.engine import prebuild_ops; prebuild_ops()' >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        fail "DeepSpeed's parts did not compile; all that was said is in $log"
+    }
 }
 
 check_machine
