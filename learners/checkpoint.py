@@ -109,9 +109,12 @@ def latest_checkpoint(root: Path) -> Path | None:
 
 
 def prune_checkpoints(root: Path, *, keep: int) -> None:
-    """Remove all but the last `keep` by name."""
+    """Remove what is older, by name, than the last `keep` whole ones; a torn one counts as none."""
     folders = [f for f in sorted(root.iterdir()) if f.is_dir() and not f.name.startswith(".")]
-    for folder in folders[:-keep]:
+    whole = [folder for folder in folders if find_damage(folder) is None]
+    if len(whole) < keep:
+        return
+    for folder in folders[: folders.index(whole[-keep])]:
         shutil.rmtree(folder)
 
 

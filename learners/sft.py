@@ -20,6 +20,7 @@ from envs.chat import ChatFormat
 from learners.batch import build_micro_batch, plan_micro_batches
 from learners.checkpoint import (
     TrainState,
+    find_damage,
     latest_checkpoint,
     load_checkpoint,
     policy_folder,
@@ -148,7 +149,7 @@ class _Trainer:
         )
 
     def save(self) -> None:
-        if self.checkpoint.exists():
+        if find_damage(self.checkpoint) is None:
             return
         with boundary(LearnerError, "save"), self._engine.full_weights():
             save_checkpoint(

@@ -12,6 +12,7 @@ from learners.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     policy_folder,
+    prune_checkpoints,
     save_checkpoint,
 )
 
@@ -71,6 +72,18 @@ def test_the_latest_whole_checkpoint_is_found_and_torn_ones_are_named(
         assert latest_checkpoint(tmp_path) == whole
     assert "model.safetensors has 3 of 7 bytes" in caplog.text
     assert "its writing never ended" in caplog.text
+
+
+def test_pruning_keeps_the_last_whole_ones_whatever_torn_ones_stand_after_them(
+    tmp_path: Path,
+) -> None:
+    for number in range(1, 5):
+        write(tmp_path / f"step_{number}")
+    (tmp_path / "step_4" / "state.json").unlink()
+    prune_checkpoints(tmp_path, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
+    prune_checkpoints(tmp_path, keep=2)
+    assert latest_checkpoint(tmp_path) == tmp_path / "step_3"
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
