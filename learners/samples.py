@@ -49,9 +49,8 @@ def _check_turn(
     last = trajectory.turns[-1]
     seen = turn.prompt_ids + turn.completion.token_ids
     if token_ids[: len(seen)] != seen:
-        at = next(
-            i for i, pair in enumerate(zip(seen, token_ids, strict=False)) if len(set(pair)) > 1
-        )
+        pairs = enumerate(zip(seen, token_ids, strict=False))
+        at = next((i for i, (own, whole) in pairs if own != whole), len(token_ids))
         raise FidelityError(f"{where}: token {at} of the turn is not in the last turn's context")
     if last.images[: len(turn.images)] != turn.images:
         raise FidelityError(f"{where}: its images are not the first ones of the last turn")

@@ -55,6 +55,16 @@ def test_a_retokenised_prefix_is_refused() -> None:
         build_sample(with_turn(trajectory, 1, prompt_ids=tuple(changed)), advantage=1.0)
 
 
+def test_a_turn_that_outgrows_the_last_one_is_refused() -> None:
+    trajectory = make_trajectory()
+    first = trajectory.turns[0]
+    cut = with_turn(trajectory, 1, prompt_ids=first.prompt_ids, completion=make_completion([10]))
+    longer = with_turn(cut, 0, completion=make_completion([10, 11, 2]))
+    size = len(first.prompt_ids) + 1
+    with pytest.raises(FidelityError, match=f"turn=0: token {size} "):
+        build_sample(longer, advantage=1.0)
+
+
 def test_a_swapped_image_is_refused() -> None:
     trajectory = make_trajectory(
         completions=[[10, 2], [11, 2], [12, 2]], images=[make_seen_image("a")]
