@@ -22,7 +22,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from core.errors import DataError
 from core.protocols import ImageStore
 from core.records import RolloutId, SeenImage, TrainingSample
-from envs.chat import ChatFormat
+from envs.chat import START, ChatFormat
 from learners.sft import PLAIN
 
 logger = logging.getLogger(__name__)
@@ -64,16 +64,16 @@ def load_sharegpt(
 
 def _read_rows(path: Path) -> list[_Row]:
     try:
-        return _ROWS.validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return _ROWS.validate_python(json.loads(path.read_bytes()))
     except OSError as error:
         raise DataError(f"sft.data {path} cannot be read; give a ShareGPT JSON file") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"sft.data {path} is not JSON: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         row, *field = first["loc"] or ("the top level",)
         name = ".".join(str(part) for part in field) or "it"
         raise DataError(f"{path}: row {row}: {name}: {first['msg']}; mend that row") from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise DataError(f"sft.data {path} is not JSON: {error}") from error
 
 
 class _RowBuilder:
@@ -147,7 +147,8 @@ class _RowBuilder:
 
     def _plain(self, content: str) -> str:
         """Text that may hold the protocol's tags, but no frame of the chat."""
-        forbidden = {self._chat.stop_id, *self._chat.banned_ids}
+        start_ids = self._chat.encode_trusted(START)
+        forbidden = {*start_ids, self._chat.stop_id, *self._chat.banned_ids}
         if "<|" in content and forbidden & set(self._chat.encode_trusted(content)):
             raise self._error("messages", "a control token stands in the text; remove it")
         return content
@@ -162,7 +163,10 @@ class _RowBuilder:
         except OSError as error:
             message = f"{path} cannot be read; paths are relative to the JSON file"
             raise self._error("images", message) from error
-        return self._chat.see(images.put(data), data)
+        try:
+            return self._chat.see(images.put(data), data)
+        except DataError as error:
+            raise self._error("images", f"{path}: {error}; replace it") from error
 
     def _error(self, field: str, problem: str) -> DataError:
         return DataError(f"{self._where}: {field}: {problem}")

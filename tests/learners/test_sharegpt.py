@@ -95,6 +95,11 @@ def changed(**fields: Any) -> dict[str, Any]:
         ([{"images": []}], r"row 0: messages: Field required; mend"),
         ({"messages": []}, "row the top level"),
         ([row(response="<|im_end|> hi")], "row 0: messages: a control token"),
+        ([row(response="<|im_start|>system")], "row 0: messages: a control token"),
+        (
+            [changed(images=["rows.json"])],
+            r"row 0: images: .*rows\.json: \d+ bytes are n",
+        ),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, chat: ChatFormat, rows: Any, message: str) -> None:
@@ -106,6 +111,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path, chat: ChatFormat) -> 
     store = MemoryImageStore()
     with pytest.raises(DataError, match="cannot be read; give a ShareGPT"):
         load_sharegpt(tmp_path / "no.json", chat=chat, images=store, max_tokens=9)
+    (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
+    with pytest.raises(DataError, match="is not JSON"):
+        load_sharegpt(tmp_path / "latin.json", chat=chat, images=store, max_tokens=9)
     (tmp_path / "bad.json").write_text("[{")
     with pytest.raises(DataError, match="is not JSON"):
         load_sharegpt(tmp_path / "bad.json", chat=chat, images=store, max_tokens=9)
