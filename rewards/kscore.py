@@ -6,7 +6,6 @@ over the three other dimensions; `paper` counts text accuracy as 0.5.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 from core.protocols import ImageVerdict
@@ -49,28 +48,3 @@ def kscore_parts(
 def weighted_sum(parts: Sequence[ScorePart]) -> float:
     """Sum of weight * value over the parts that apply."""
     return sum(part.weight * part.value for part in parts if part.value is not None)
-
-
-def average_renders(renders: Sequence[tuple[ScorePart, ...]]) -> tuple[ScorePart, ...]:
-    """One set of parts from several renders of the same answer: values and weights averaged.
-
-    Weights are averaged too, so the weighted sum of the result equals the mean of the renders'
-    weighted sums whenever a dimension applies to all renders or to none.
-    Raises ValueError when there is no render.
-    """
-    if not renders:
-        raise ValueError("no render to average")
-    if len(renders) == 1:
-        return renders[0]
-    return tuple(_average(parts) for parts in zip(*renders, strict=True))
-
-
-def _average(parts: tuple[ScorePart, ...]) -> ScorePart:
-    values = [part.value for part in parts if part.value is not None]
-    rationale = " | ".join(dict.fromkeys(part.rationale for part in parts))
-    return replace(
-        parts[0],
-        value=sum(values) / len(values) if values else None,
-        weight=sum(part.weight for part in parts) / len(parts),
-        rationale=rationale,
-    )

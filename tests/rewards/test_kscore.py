@@ -4,7 +4,7 @@ import pytest
 
 from core.protocols import ImageVerdict
 from core.records import Provenance, ScorePart
-from rewards.kscore import average_renders, kscore_parts, weighted_sum
+from rewards.kscore import kscore_parts, weighted_sum
 
 PROVENANCE = Provenance(judge="test", prompt_sha="")
 
@@ -33,11 +33,3 @@ def test_no_text_renormalises_over_the_other_three() -> None:
 
 def test_no_text_counts_half_under_the_papers_rule() -> None:
     assert weighted_sum(_parts(None, "paper")) == pytest.approx(0.1 + 0.2 + 0.4 * 0.5)
-
-
-def test_the_mean_over_renders_is_the_mean_of_their_scores() -> None:
-    renders = [_parts(1.0, "renormalise"), _parts(0.0, "renormalise")]
-    averaged = average_renders(renders)
-    assert weighted_sum(averaged) == pytest.approx((0.7 + 0.3) / 2)
-    with pytest.raises(ValueError, match="no render"):
-        average_renders([])
