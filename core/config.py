@@ -25,7 +25,9 @@ RECIPES = Path(__file__).resolve().parent.parent / "configs"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class RunConfig(_Section):
@@ -83,7 +85,7 @@ class RenderConfig(_Section):
     path: str = "models/nano/renderer"
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: int = Field(4, ge=1)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
     """One render per seed; their scores are averaged."""
     width: int = Field(32, ge=16)
     height: int = Field(32, ge=16)

@@ -89,6 +89,8 @@ def test_any_learning_rate_survives_its_text(lr: float) -> None:
     [
         ("train.step=3", "train.step: unknown key; did you mean 'train.steps'?"),
         ("trian.steps=3", "trian: unknown key; did you mean 'train'?"),
+        ("learner.lr=.inf", "learner.lr: Input should be a finite number"),
+        ("render.seeds=[]", "render.seeds: Tuple should have at least 1 item"),
         ("train.steps=many", "train.steps: Input should be a valid integer"),
         ("train.steps=0", "train.steps: Input should be greater than or equal to 1, got 0"),
         ("train.steps", "override 'train.steps' must look like section.key=value"),
