@@ -11,7 +11,7 @@ from enum import StrEnum
 from core.records import Group, RolloutId, Score
 
 EPSILON = 1e-6
-"""Added to the standard deviation; only keeps the quotient finite."""
+"""Added to the standard deviation to keep the quotient finite; a smaller spread is none."""
 
 
 class NoSignal(StrEnum):
