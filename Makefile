@@ -47,7 +47,7 @@ format: setup  ## sort imports and format
 
 lock: setup  ## compile requirements/*.in again
 	for platform in cpu gpu; do \
-		$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url \
+		$(BIN)/uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 			--no-emit-find-links --override requirements/overrides.txt \
 			requirements/$$platform.in --output-file requirements/$$platform.txt || exit 1; \
 	done
