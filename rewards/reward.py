@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from core.protocols import Judge
 from core.records import Answer, Provenance, RenderedImage, Score, ScorePart, Task
-from rewards.kscore import NaRule, kscore_parts, weighted_sum
+from rewards.kscore import WEIGHTS, NaRule, kscore_parts, weighted_sum
 
 TEXT_PART = "text_reward"
 
@@ -62,10 +62,14 @@ class DualReward:
 
 def image_reward(score: Score) -> float:
     """R_image back from a blended score, in [0, 1]. Raises ValueError when nothing was rendered."""
-    parts = [part for part in score.parts if part.name != TEXT_PART]
+    parts = tuple(part for part in score.parts if part.name != TEXT_PART)
+    if not any(part.weight for part in parts):  # text_weight is 1, but the image was judged
+        parts = tuple(
+            replace(part, weight=WEIGHTS[part.name]) for part in parts if part.value is not None
+        )
     total = sum(part.weight for part in parts)
     if not total:
-        raise ValueError("the score has no image part with a weight")
+        raise ValueError("the score has no image part")
     return weighted_sum(parts) / total
 
 

@@ -43,8 +43,7 @@ async def test_blend(a: float, expected: float) -> None:
     text = await reward.text_parts(task=TASK, answer=ANSWER)
     score = reward.blend(text_parts=text, image_parts=image)
     assert score.value == pytest.approx(expected)
-    if a < 1:
-        assert image_reward(score) == pytest.approx(0.75)
+    assert image_reward(score) == pytest.approx(0.75)
     assert text_reward(score) == (None if a == 0 else 0.25)
     assert {part.provenance.judge for part in score.parts} == {"set"}
     assert sum(part.weight for part in score.parts) == pytest.approx(1.0)
