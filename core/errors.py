@@ -16,7 +16,6 @@ An agent's mistake is never an exception: it is an `AnswerError` with a real low
 error pickles, because it may cross a Ray actor.
 """
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -97,7 +96,7 @@ def boundary(kind: type[StageError], what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (GensearcherError, asyncio.CancelledError):
+    except GensearcherError:
         raise
     except Exception as error:
         message = f"{what}: {type(error).__name__}: {error}"
