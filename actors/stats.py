@@ -1,4 +1,4 @@
-"""What a rollout worker reports of itself. Imports no engine: the controller reads it too."""
+"""What a rollout worker reports of itself. Imports no engine."""
 
 from dataclasses import dataclass
 

@@ -35,7 +35,7 @@ def engine_args(config: Config) -> AsyncEngineArgs:
         tensor_parallel_size=rollout.tensor_parallel,
         max_model_len=rollout.max_context,
         max_num_seqs=rollout.max_sequences,
-        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 1024**3),
+        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 1024**3 / rollout.tensor_parallel),
         block_size=BLOCK_SIZE,
         enable_prefix_caching=True,
         limit_mm_per_prompt={

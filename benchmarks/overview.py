@@ -83,7 +83,7 @@ def measure(recipe: str, *, steps: int, max_staleness: int) -> Measured:
     measured = [report.metrics for report in reports[WARM_UP_STEPS:]]
     elapsed_s = ends_s[-1] - ends_s[WARM_UP_STEPS - 1]
     samples = sum(metrics["learner/samples"] for metrics in measured)
-    tokens = sum(m["learner/samples"] * m["episode/sampled_tokens"] for m in measured)
+    tokens = sum(metrics["learner/tokens"] for metrics in measured)
     stages = (*STAGES, "idle")
     return Measured(
         steps=steps,

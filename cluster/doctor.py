@@ -103,7 +103,7 @@ def check_gpus(
     """Enough GPUs with render replicas at their fewest, and each with enough memory."""
     if joined:
         return _result("gpu", True, f"not looked at here, the actors run on the Ray at {joined}")
-    needed = _gpus_needed(config)
+    needed = sum(demand.num_gpus for demand in demands(config))
     if needed == 0:
         return _result("gpu", True, "the recipe needs none")
     gib = _gpu_gib_needed(plan)
@@ -218,14 +218,6 @@ def _check_key(name: str, variable: str, user: str) -> CheckResult:
     ok = has_secret(variable)
     detail = f"{variable} is {'set' if ok else 'not set'}, {user} needs it"
     return _result(name, ok, detail, f"export {variable}=... before the run")
-
-
-def _gpus_needed(config: Config) -> float:
-    """All actors, but of the render replicas only the first or the fewest."""
-    every = sum(demand.num_gpus for demand in demands(config))
-    render = config.render
-    spare = render.max_replicas - max(1, render.min_replicas)
-    return every - spare * render.num_gpus_per_replica
 
 
 def _gpu_gib_needed(plan: Plan | None) -> float:

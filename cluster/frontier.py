@@ -77,8 +77,8 @@ class Frontier:
 
     @property
     def num_finished(self) -> int:
-        """Groups that wait for their batch to be complete."""
-        return sum(group is not None for group in self._under_way.values())
+        """Groups that wait for their batch to be complete. Read from any thread."""
+        return sum(group is not None for group in tuple(self._under_way.values()))
 
     @property
     def ends_without_gradient(self) -> int:

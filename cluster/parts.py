@@ -4,7 +4,8 @@ RolloutPool     Task -> Trajectory | Failure, on whichever worker has room; take
 RemoteLearner   groups -> one optimizer step -> new weights, wherever the learner runs
 Recorder        keeps members, spans and metrics for the report
 
-cluster/local.py fills them in one process; cluster/ray_parts.py fills them with Ray actors.
+cluster/local.py fills them in one process; cluster/ray_pool.py and cluster/algorithm.py do it with
+Ray actors.
 """
 
 from collections.abc import Mapping, Sequence

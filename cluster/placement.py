@@ -23,7 +23,7 @@ class Demand:
 
 
 def demands(config: Config) -> tuple[Demand, ...]:
-    """Every actor of a training run with what it asks of Ray."""
+    """Every actor that a training run starts with, and what it asks of Ray."""
     rollout = Demand(
         name="rollout worker",
         num_cpus=config.rollout.num_cpus_per_worker,
@@ -34,7 +34,7 @@ def demands(config: Config) -> tuple[Demand, ...]:
         name="render actor",
         num_cpus=config.render.num_cpus_per_replica,
         num_gpus=config.render.num_gpus_per_replica,
-        setting="render.max_replicas",
+        setting="render.min_replicas",
     )
     learner = Demand(
         name="learner",
@@ -54,7 +54,7 @@ def demands(config: Config) -> tuple[Demand, ...]:
     )
     return (
         *(rollout,) * config.rollout.num_workers,
-        *(render,) * config.render.max_replicas,
+        *(render,) * max(1, config.render.min_replicas),
         learner,
         search,
         judge,

@@ -81,10 +81,11 @@ def placements(config: Config) -> tuple[Placement, ...]:
         "search actor": f"{config.tools.search} tools and their cache",
         "judge actor": f"{config.judge.kind} judge",
     }
+    most = {"render actor": config.render.max_replicas}
     return tuple(
         Placement(
             role=demand.name,
-            count=count,
+            count=most.get(demand.name, count),
             cpus=demand.num_cpus,
             gpus=demand.num_gpus,
             holds=holds[demand.name],

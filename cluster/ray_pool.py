@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from cluster.parts import Mode
 from core.errors import GensearcherError, InfraError, StageError
@@ -60,14 +60,17 @@ class RayPool:
         return played
 
     async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+        """Raises InfraError when a worker refused the weights and no other took them. With every
+        worker away, waits for one to come back: it comes back with these weights."""
         self._weights = (update, await asyncio.to_thread(ray.put, payload))
         ready = [worker for worker in self._workers if worker.ready]
-        applied = await asyncio.gather(*(self._apply(worker) for worker in ready))
-        if not any(applied):
+        refused = await asyncio.gather(*(self._apply(worker) for worker in ready))
+        if any(refused) and not any(worker.ready for worker in ready):
             raise InfraError(f"no rollout worker could take version {update.version}")
+        await self._wait_for_one()
 
     async def _apply(self, worker: _Worker) -> bool:
-        """Give one worker the current weights; one that cannot take them is started afresh."""
+        """Give one worker the current weights; one that refuses them (True) is started afresh."""
         assert self._weights is not None
         update, payload_ref = self._weights
         try:
@@ -76,15 +79,17 @@ class RayPool:
         except RayTaskError as error:
             ray.kill(worker.handle, no_restart=False)
             self._lose(worker, f"weights of version {update.version}: {error.cause!r}")
-            return False
+            return True
         except RayError as error:
             self._lose(worker, str(error))
-            return False
-        return True
+        return False
 
-    async def _least_busy(self) -> _Worker:
+    async def _wait_for_one(self) -> None:
         async with self._returned:
             await self._returned.wait_for(lambda: any(worker.ready for worker in self._workers))
+
+    async def _least_busy(self) -> _Worker:
+        await self._wait_for_one()
         ready = (worker for worker in self._workers if worker.ready)
         return min(ready, key=lambda worker: worker.num_episodes)
 
@@ -105,8 +110,10 @@ class RayPool:
                 await worker.handle.ping.remote()
                 if weights is not None:
                     await worker.handle.apply_weights.remote(weights[0], [weights[1]])
-            except (RayActorError, RayTaskError) as error:
+            except RayError as error:
                 logger.info("%s is not back yet: %s", worker.name, type(error).__name__)
+                if isinstance(error, RayTaskError):
+                    ray.kill(worker.handle, no_restart=False)  # alive, but its engine is not
                 await asyncio.sleep(RETRY_S)
                 continue
             if self._weights is weights:

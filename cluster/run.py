@@ -43,15 +43,14 @@ class Run:
         system = self.system
         with self.wall.stage(f"evaluate_{when}"):
             result = system.evaluate()
-        members = [item.member for item in result.items]
         heldout = make_heldout(
-            members,
+            result.members,
             when=when,
             step=system.step,
             num_showcase=system.config.eval.num_showcase,
         )
         save_heldout(heldout, system.config.run_dir)
-        track_heldout(self.tracker, heldout, members=members, images=system.services.images)
+        track_heldout(self.tracker, heldout, members=result.members, images=system.services.images)
         return heldout
 
     def train(self, screen: Screen) -> None:

@@ -73,4 +73,5 @@ class Tally:
 
     @property
     def reward(self) -> float | None:
-        return sum(self._rewards) / len(self._rewards) if self._rewards else None
+        rewards = tuple(self._rewards)  # another thread reads while the loop goes on
+        return sum(rewards) / len(rewards) if rewards else None

@@ -59,6 +59,8 @@ class Heldout:
     """Tasks that have a score."""
     failed: int
     """Tasks without one, by faults of ours."""
+    flagged: int
+    """Scored tasks in which a tool was broken: their score may be low by no fault of the agent."""
     estimates: Mapping[str, Estimate]
     by_hops: Mapping[int, Mapping[str, Estimate]]
     results: tuple[TaskResult, ...]
@@ -78,6 +80,7 @@ def make_heldout(members: Sequence[Member], *, when: str, step: int, num_showcas
         step=step,
         n=len(results),
         failed=len(members) - len(results),
+        flagged=sum(_met_a_broken_tool(member) for member in members),
         estimates=_estimates(results),
         by_hops={hop: _estimates([r for r in results if r.hops == hop]) for hop in hops},
         results=results,
@@ -103,11 +106,17 @@ def task_result(member: Member) -> TaskResult | None:
     return TaskResult(task_id=task.task_id, hops=task.meta.hops, values=values)
 
 
+def _met_a_broken_tool(member: Member) -> bool:
+    trajectory = member.trajectory
+    return isinstance(member.outcome, Score) and bool(trajectory and trajectory.tool_errors)
+
+
 def heldout_json(heldout: Heldout) -> dict[str, Any]:
     """One side of summary.json's `heldout`."""
     return {
         "n": heldout.n,
         "failed": heldout.failed,
+        "flagged": heldout.flagged,
         "step": heldout.step,
         **_metrics_json(heldout.estimates),
         "by_hops": {str(hop): _metrics_json(m) for hop, m in heldout.by_hops.items()},

@@ -41,11 +41,18 @@ def draw_plan(plan: Plan) -> RenderableType:
 
 
 def draw_heldout(heldout: Heldout) -> RenderableType:
-    table = Table("metric", "mean", "95% interval", "n", title=f"{heldout.n} held-out tasks")
+    table = Table("metric", "mean", "95% interval", "n", title=_title(heldout))
     for name, estimate in heldout.estimates.items():
         low, high = estimate.ci95
         table.add_row(name, f"{estimate.mean:.3f}", f"{low:.3f} .. {high:.3f}", str(estimate.n))
     return table
+
+
+def _title(heldout: Heldout) -> str:
+    return (
+        f"{heldout.n} held-out tasks scored, {heldout.failed} failed, "
+        f"{heldout.flagged} with a broken tool"
+    )
 
 
 def _placement_table(plan: Plan) -> Table:

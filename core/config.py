@@ -76,6 +76,7 @@ class RolloutConfig(_Section):
     temperature: float = Field(0.7, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0)
+    """Of one worker, shared by its devices."""
     max_sequences: int = Field(64, ge=1)
     """Sequences that one engine runs at once."""
 

@@ -72,7 +72,19 @@ def test_no_answer_counts_as_zero_in_every_score_but_a_failure_of_ours_not_at_al
     heldout = make_heldout(
         [member, make_member(make_failure())], when="before", step=0, num_showcase=2
     )
-    assert (heldout.n, heldout.failed) == (1, 1)
+    assert (heldout.n, heldout.failed, heldout.flagged) == (1, 1, 0)
+
+
+def test_a_score_from_an_episode_with_a_broken_tool_is_flagged() -> None:
+    task = make_task()
+    broken = make_turn(
+        tool_call=ToolCall(name="search", arguments="{}"),
+        tool_result=ToolResult(text="search unavailable", error="HTTP 503"),
+    )
+    member = make_member(0.2, task=task, trajectory=make_trajectory(task=task, turns=(broken,)))
+    heldout = make_heldout([member], when="after", step=1, num_showcase=0)
+    assert (heldout.n, heldout.failed, heldout.flagged) == (1, 0, 1)
+    assert heldout_json(heldout)["flagged"] == 1
 
 
 def test_before_and_after_are_paired_by_task_and_read_back_from_disk(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cluster.recorder import METRICS, TRAJECTORIES, JsonlRecorder, read_rows
 from cluster.timeline import Timeline
 from core.config import Config, build_config
 from core.protocols import GenerateRequest
-from core.records import RolloutId, Task, ToolResult, Trajectory
+from core.records import RolloutId, Score, Task, ToolResult, Trajectory
 from envs.chat import ChatFormat
 from envs.episode import EpisodeLimits, run_episode
 from rewards.reward import DualReward
@@ -179,6 +179,6 @@ def test_evaluation_plays_the_same_episodes_without_a_step(
     run.controller.start()
     result = run.controller.evaluate(tasks, max_parallel=2)
     run.controller.close()
-    assert [item.valid for item in result.items] == [True] * 3
+    assert [isinstance(member.outcome, Score) for member in result.members] == [True] * 3
     assert result.num_failed == 0
     assert run.learner.events == []
