@@ -101,15 +101,24 @@ class SerperProvider:
         )
 
     async def image_search(self, query: str, *, k: int) -> tuple[FoundImage, ...]:
-        """Downloads side by side; one that fails is replaced by the next candidate."""
+        """Downloads side by side; one that fails is replaced by the next candidate.
+
+        Raises ToolError when no candidate's host was reached: the fault is then likely ours, and
+        "nothing found" would be kept as the answer to this query.
+        """
         response = await self._serper(IMAGES_URL, query, num=k * (1 + SPARE_IMAGES))
         candidates = _parse(response, _ImagesReply).images or []
+        num_candidates = len(candidates)
         good: list[FoundImage] = []
+        unreached: list[ToolError] = []
         while candidates and len(good) < k:
             wanted = k - len(good)
             batch, candidates = candidates[:wanted], candidates[wanted:]
             downloads = await asyncio.gather(*(self._download(image) for image in batch))
-            good += [image for image in downloads if image is not None]
+            good += [image for image in downloads if isinstance(image, FoundImage)]
+            unreached += [error for error in downloads if isinstance(error, ToolError)]
+        if unreached and len(unreached) == num_candidates:
+            raise unreached[-1]
         return tuple(good)
 
     async def page(self, url: str) -> Page | None:
@@ -163,12 +172,16 @@ class SerperProvider:
             await asyncio.sleep(min(MAX_PAUSE_S, pause_s) * random.uniform(0.75, 1.25))
         raise last
 
-    async def _download(self, image: _Image) -> FoundImage | None:
-        """None when there is no usable image at that address."""
+    async def _download(self, image: _Image) -> FoundImage | ToolError | None:
+        """None when there is no usable image at that address, ToolError when no response came."""
         try:
             response = await self.http.request(
                 "GET", image.imageUrl, timeout_s=IMAGE_TIMEOUT_S, max_bytes=IMAGE_BYTES
             )
+        except ToolError as error:
+            logger.info("image skipped: %s", error)
+            return error if error.retryable else None
+        try:
             if response.status != 200:
                 raise ToolError(f"HTTP {response.status}")
             # Decoding and writing take long enough to be kept off the event loop.

@@ -150,6 +150,22 @@ async def test_fewer_images_than_wanted_are_no_error() -> None:
     assert await provider.image_search("flag", k=3) == ()
 
 
+async def test_images_of_which_no_host_answers_are_an_error_and_not_an_empty_result() -> None:
+    web = image_web({"https://i.test/0": reply(b""), "https://i.test/1": reply(b"", status=404)})
+    down = {"https://i.test/0", "https://i.test/1"}
+
+    def handler(method: str, url: str, json_body: Any) -> HttpResponse:
+        if url in down:
+            raise ToolError("i.test did not answer in 10 s")
+        return web(method, url, json_body)
+
+    provider, _, _ = make_provider(handler)
+    with pytest.raises(ToolError, match="did not answer"):
+        await provider.image_search("flag", k=2)
+    down.remove("https://i.test/1")
+    assert await provider.image_search("flag", k=2) == ()
+
+
 async def test_a_page_is_read_through_jina_with_the_url_as_data() -> None:
     provider, http, _ = make_provider(lambda *_: reply(JINA), jina_key="jina-secret")
     url = "https://a.test/../../x?q=1#part"
