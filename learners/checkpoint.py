@@ -141,10 +141,15 @@ def _flush(path: Path) -> None:
 
 
 def _put_in_place(scratch: Path, folder: Path) -> None:
-    """Rename; an older folder of that name steps aside first and is removed last."""
+    """Rename; an older folder of that name steps aside and is removed last, or comes back."""
     old = Path(f"{scratch}.old")
     if folder.exists():
         os.rename(folder, old)
-    os.rename(scratch, folder)
+    try:
+        os.rename(scratch, folder)
+    except BaseException:
+        if old.exists():
+            os.rename(old, folder)
+        raise
     _flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
