@@ -39,7 +39,8 @@ class Screen:
         self._read_status = read_status
         self._rewards: list[float] = []
         self._started_s = time.monotonic()
-        self._first_step: int | None = None
+        self._ends_s: list[float] = []
+        """When each step was done."""
         self._live = Live(
             console=console,
             get_renderable=self._draw,
@@ -63,6 +64,7 @@ class Screen:
 
     def step_done(self, reward: float | None) -> None:
         """One optimizer step is done; its mean reward joins the trend."""
+        self._ends_s.append(time.monotonic())
         if reward is not None:
             self._rewards.append(reward)
         if not self._console.is_terminal:
@@ -85,13 +87,12 @@ class Screen:
         )
 
     def _seconds_left(self, status: Status) -> float | None:
-        if self._first_step is None:
-            self._first_step = status.step
-        done = status.step - self._first_step
-        if not done:
+        """By the pace of the steps done so far; None before there are two."""
+        if len(self._ends_s) < 2:
             return None
-        per_step = (time.monotonic() - self._started_s) / done
-        return per_step * (status.total_steps - status.step)
+        per_step = (self._ends_s[-1] - self._ends_s[0]) / (len(self._ends_s) - 1)
+        since_s = time.monotonic() - self._ends_s[-1]
+        return max(0.0, per_step * (status.total_steps - status.step) - since_s)
 
 
 def draw_status(
@@ -134,7 +135,7 @@ def _reward_line(rewards: Sequence[float], status: Status) -> Text:
         line.append(f"{rewards[-1]:.3f}", style="bold")
         line.append(f"  {sparkline(rewards)}  ", style="green")
         if len(rewards) > 1:
-            line.append(f"{rewards[-1] - rewards[0]:+.3f} since step 1", style="dim")
+            line.append(f"{rewards[-1] - rewards[0]:+.3f} since the first", style="dim")
     elif status.reward is not None:
         line.append(f"{status.reward:.3f} so far in this step")
     else:

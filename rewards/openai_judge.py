@@ -105,9 +105,9 @@ class OpenAIJudge:
 
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
         started = time.monotonic()
-        notes = "\n".join(f"Reference {i + 1}: {note}" for i, note in enumerate(answer.notes))
+        graded = {"prompt": answer.gen_prompt, "notes_of_references": list(answer.notes)}
         content = [
-            _text(f"Task: {task.prompt}\nThe answer's prompt: {answer.gen_prompt}\n{notes}"),
+            _text(f"Task: {task.prompt}\n{json.dumps({'answer': graded}, ensure_ascii=False)}"),
             self._truth(task),
             *(self._picture(ref) for ref in answer.chosen),
         ]

@@ -41,7 +41,7 @@ def test_one_frame_names_the_stage_the_oldest_item_and_the_time_left() -> None:
     for words in (
         "3 of 10",
         "0.500",
-        "+0.300 since step 1",
+        "+0.300 since the first",
         "render  oldest: render 7.2.0, 12 s",
         "rollout 12  judge 1",
         "2 of 8 ready",
