@@ -112,6 +112,13 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, one row per step in order. A step that was done again after a crash
+    stands in the file twice; the later row counts."""
+    rows = {int(row["step"]): row for row in read_rows(folder / METRICS)}
+    return [rows[step] for step in sorted(rows)]
+
+
 class _JsonLines:
     """An append-only file of JSON rows."""
 

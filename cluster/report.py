@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.charts import Curve, Interval, Span, curves_chart, timeline_chart
-from cluster.recorder import EVENTS, METRICS, read_rows
+from cluster.recorder import EVENTS, read_rows, read_steps
 from cluster.showcase import Showcase
 from cluster.summary import Heldout, load_heldouts
 from cluster.timeline import STAGES
@@ -46,7 +46,7 @@ class Pair:
 
 def write_report(folder: Path) -> Path:
     """Draw the report of a run folder again from its files."""
-    metrics = list(read_rows(folder / METRICS))
+    metrics = read_steps(folder)
     heldouts = load_heldouts(folder)
     if not metrics and not heldouts:
         raise ConfigError(f"{folder} holds no metrics.jsonl and no held-out results to report")

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster.recorder import METRICS, read_rows
+from cluster.recorder import read_steps
 from cluster.summary import delta_json, heldout_json, load_heldouts
 from core.config import Config
 
@@ -68,7 +68,7 @@ def summary_json(
 def wall_json(wall: WallClock, *, folder: Path) -> dict[str, Any]:
     """Seconds of this process, and where those of training went (stages overlap there)."""
     totals: Counter[str] = Counter()
-    for row in read_rows(folder / METRICS):
+    for row in read_steps(folder):
         totals.update({k: v for k, v in row.items() if k.startswith("seconds/")})
     return {
         **{name: round(seconds, 2) for name, seconds in wall.seconds.items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.charts import COLOURS, Curve, curves_chart
-from cluster.recorder import METRICS, read_rows
+from cluster.recorder import read_steps
 
 PICTURE = Path(__file__).parent / "images" / "learning.svg"
 STYLE = (
@@ -50,7 +50,7 @@ def main(folders: list[Path]) -> None:
 
 
 def _curve(folder: Path, summary: dict[str, Any]) -> Curve:
-    points = [(row["step"], row["reward/mean"]) for row in read_rows(folder / METRICS)]
+    points = [(row["step"], row["reward/mean"]) for row in read_steps(folder)]
     return Curve(label=f"seed {summary['seed']}", points=tuple(points))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.frontier import Ending
-from cluster.recorder import EVENTS, METRICS, TRAJECTORIES, JsonlRecorder, read_rows
+from cluster.recorder import EVENTS, METRICS, TRAJECTORIES, JsonlRecorder, read_rows, read_steps
 from cluster.timeline import Span
 from core.records import Member, ToolCall, ToolResult
 from tests.builders import (
@@ -82,3 +82,12 @@ def test_a_resumed_run_goes_on_after_a_torn_row(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "nothing.jsonl")) == []
+
+
+def test_a_step_that_was_done_again_counts_once_as_it_was_the_last_time(tmp_path: Path) -> None:
+    recorder = JsonlRecorder(tmp_path)
+    for step, reward in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.25), (3, 0.35)):
+        recorder.step(step, {"reward/mean": reward})
+    recorder.close()
+    rows = read_steps(tmp_path)
+    assert [(row["step"], row["reward/mean"]) for row in rows] == [(1, 0.1), (2, 0.25), (3, 0.35)]
