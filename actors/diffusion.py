@@ -24,10 +24,10 @@ from PIL import Image
 
 from actors.image_models import MAX_REFERENCES, check_references, image_model_name
 from actors.nano_pipeline import NanoEditPlusPipeline
-from core.config import RenderConfig
 from core.errors import ConfigError, RenderError, boundary
 from core.protocols import ImageStore
 from core.records import RenderedImage, RenderRequest
+from core.sections.scoring import RenderConfig
 
 _CLASSES: Final[dict[str, type[DiffusionPipeline]]] = {
     "nano": NanoEditPlusPipeline,

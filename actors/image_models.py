@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from core.config import RenderConfig
 from core.errors import ConfigError, RenderError
 from core.records import RenderRequest
+from core.sections.scoring import RenderConfig
 
 MAX_REFERENCES: Final = {"nano": 3, "qwen-image-edit": 3, "qwen-image": 0}
 """How many references one request may hold, by `render.pipeline`."""

@@ -19,10 +19,10 @@ from ray.serve.handle import DeploymentHandle
 
 from actors.image_models import MAX_REFERENCES, image_model_name
 from actors.render_client import RenderCache, RenderClient
-from core.config import RenderConfig
 from core.errors import InfraError, RenderError
 from core.protocols import ImageStore
 from core.records import RenderRequest
+from core.sections.scoring import RenderConfig
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from cluster.parts import Mode
 from cluster.timeline import Timeline
-from core.config import RenderConfig
 from core.errors import (
     GensearcherError,
     JudgeError,
@@ -39,6 +38,7 @@ from core.records import (
     Task,
     Trajectory,
 )
+from core.sections.scoring import RenderConfig
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

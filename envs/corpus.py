@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from core.errors import ConfigError, ToolError, boundary
 from core.protocols import ImageStore
 from core.records import FoundImage, ImageRef
-from envs.provider import Page, SearchHit
+from envs.provider import Fetched, Page, SearchHit
 
+NAME = "local"
 SCHEMA_VERSION = 1
 TITLE_WEIGHT = 10.0
 """BM25 weight of a word in the title; one in the text weighs 1."""
@@ -127,15 +128,16 @@ class Corpus:
         """A digest of everything in the corpus."""
         return f"corpus-{self._version}"
 
-    async def search(self, query: str, *, k: int) -> tuple[SearchHit, ...]:
+    async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         rows = self._match(_SEARCH, query, k)
-        return tuple(SearchHit(url=row[0], title=row[1], snippet=row[2]) for row in rows)
+        hits = tuple(SearchHit(url=row[0], title=row[1], snippet=row[2]) for row in rows)
+        return Fetched(value=hits, provider=NAME)
 
-    async def image_search(self, query: str, *, k: int) -> tuple[FoundImage, ...]:
+    async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         """The best `k` captions, in an order that is drawn from the query and says no rank."""
         rows = self._match(_IMAGE_SEARCH, query, k)
         rows.sort(key=lambda row: hashlib.sha256(f"{query}|{row[0]}".encode()).hexdigest())
-        return tuple(
+        images = tuple(
             FoundImage(
                 title=caption,
                 page_url=page_url,
@@ -143,14 +145,16 @@ class Corpus:
             )
             for _, caption, page_url, sha256, media_type, width, height in rows
         )
+        return Fetched(value=images, provider=NAME)
 
-    async def page(self, url: str) -> Page | None:
+    async def page(self, url: str) -> Fetched[Page | None]:
         query = (
             "SELECT url, title, text FROM pages WHERE rowid = (SELECT page FROM urls WHERE url = ?)"
         )
         with boundary(ToolError, _READING):
             row = self._db.execute(query, (url,)).fetchone()
-        return None if row is None else Page(url=row[0], title=row[1], text=row[2])
+        page = None if row is None else Page(url=row[0], title=row[1], text=row[2])
+        return Fetched(value=page, provider=NAME)
 
     def close(self) -> None:
         self._db.close()

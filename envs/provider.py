@@ -1,10 +1,11 @@
 """What the tools ask of whoever knows the world: an on-disk corpus, or services on the web."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from core.records import FoundImage
+
+T = TypeVar("T", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,22 +26,61 @@ class Page:
     text: str
 
 
-class SearchProvider(Protocol):
-    """Every method raises ToolError when the provider is down after its own retries."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched(Generic[T]):
+    """What a provider gave, and what it took."""
+
+    value: T
+    provider: str
+    """Which one of a fall-back list answered."""
+    upstream_calls: int = 0
+    """Operations that left this machine; 0 for what is on disk."""
+    cost_usd: float = 0.0
+
+
+class TextSearch(Protocol):
+    """Finds pages. Raises ToolError when the provider is down after its own retries."""
 
     @property
     def version(self) -> str:
         """Changes when equal calls may give other results; part of every cache key."""
         ...
 
-    async def search(self, query: str, *, k: int) -> Sequence[SearchHit]:
+    async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         """At most `k` pages, best first."""
         ...
 
-    async def image_search(self, query: str, *, k: int) -> Sequence[FoundImage]:
+
+class ImageSearch(Protocol):
+    """Finds images. Raises ToolError when the provider is down after its own retries."""
+
+    @property
+    def version(self) -> str: ...
+
+    async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         """At most `k` images whose bytes are in the image store."""
         ...
 
-    async def page(self, url: str) -> Page | None:
+
+class PageReader(Protocol):
+    """Reads a page. Raises ToolError when the provider is down after its own retries."""
+
+    @property
+    def version(self) -> str: ...
+
+    async def page(self, url: str) -> Fetched[Page | None]:
         """None: there is no such page, or `url` is not one that may be read."""
         ...
+
+
+class SearchProvider(TextSearch, ImageSearch, PageReader, Protocol):
+    """One source for all three."""
+
+
+class Summariser(Protocol):
+    """Answers a question from a page. Raises ToolError when no answer came."""
+
+    @property
+    def version(self) -> str: ...
+
+    async def answer(self, page: Page, *, query: str) -> Fetched[str]: ...

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from core.errors import DataError, ToolError
 from core.protocols import HttpClient, HttpResponse, ImageStore
 from core.records import FoundImage
-from envs.provider import Page, SearchHit
+from envs.provider import Fetched, Page, SearchHit
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +92,16 @@ class SerperProvider:
     def version(self) -> str:
         return "serper-1"
 
-    async def search(self, query: str, *, k: int) -> tuple[SearchHit, ...]:
+    async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         response = await self._serper(SEARCH_URL, query, num=k)
         found = _parse(response, _SearchReply).organic or []
-        return tuple(
+        hits = tuple(
             SearchHit(url=hit.link, title=hit.title or "", snippet=hit.snippet or "")
             for hit in found[:k]
         )
+        return Fetched(value=hits, provider="serper", upstream_calls=1)
 
-    async def image_search(self, query: str, *, k: int) -> tuple[FoundImage, ...]:
+    async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         """Downloads side by side; one that fails is replaced by the next candidate.
 
         Raises ToolError when no candidate's host was reached: the fault is then likely ours, and
@@ -119,21 +120,22 @@ class SerperProvider:
             unreached += [error for error in downloads if isinstance(error, ToolError)]
         if unreached and len(unreached) == num_candidates:
             raise unreached[-1]
-        return tuple(good)
+        return Fetched(value=tuple(good), provider="serper", upstream_calls=1)
 
-    async def page(self, url: str) -> Page | None:
+    async def page(self, url: str) -> Fetched[Page | None]:
         if not _is_web_page(url):
-            return None
+            return Fetched(value=None, provider="jina")
         headers = {"Accept": "application/json"}
         if self.jina_key:
             headers["Authorization"] = f"Bearer {self.jina_key}"
         response = await self._post(
             READER_URL, {"url": url}, headers=headers, expected=UNREADABLE_PAGE | {200}
         )
-        if response.status != 200:
-            return None
-        data = _parse(response, _PageReply).data
-        return Page(url=url, title=data.title or "", text=data.content or "")
+        page = None
+        if response.status == 200:
+            data = _parse(response, _PageReply).data
+            page = Page(url=url, title=data.title or "", text=data.content or "")
+        return Fetched(value=page, provider="jina", upstream_calls=1)
 
     async def _serper(self, url: str, query: str, *, num: int) -> HttpResponse:
         return await self._post(

@@ -1,4 +1,4 @@
-"""The three tools of the policy, over any SearchProvider: search, image_search, browse.
+"""The three tools of the policy, over any provider: search, image_search, browse.
 
 In: raw JSON arguments as the policy wrote them. Out: a ToolResult whose text is short and printable
 but still untrusted. A bad argument is an ordinary result with one sentence. Only fields that a
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from core.protocols import ToolSpec
 from core.records import ToolResult
 from envs.passages import one_line, relevant_passages
-from envs.provider import Page, SearchHit, SearchProvider
+from envs.provider import ImageSearch, Page, PageReader, SearchHit, TextSearch
 
 RESULT_VERSION = 1
 """Part of every cache key; raise it when the text of a result is made in another way."""
@@ -83,9 +83,6 @@ class ProviderTool(ABC, Generic[Arguments]):
     model: type[Arguments]
     spec: ToolSpec
 
-    def __init__(self, provider: SearchProvider) -> None:
-        self._provider = provider
-
     def read(self, arguments: str) -> Arguments:
         """Raises ArgumentsError."""
         try:
@@ -96,8 +93,12 @@ class ProviderTool(ABC, Generic[Arguments]):
 
     def key(self, arguments: Arguments) -> str:
         """Equal for calls that must give equal results."""
-        parts = [RESULT_VERSION, self.spec.name, self._provider.version, arguments.model_dump()]
+        parts = [RESULT_VERSION, self.spec.name, self.provider_version, arguments.model_dump()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    @abstractmethod
+    def provider_version(self) -> str: ...
 
     @abstractmethod
     async def fetch(self, arguments: Arguments) -> ToolResult:
@@ -116,8 +117,8 @@ class SearchTool(ProviderTool[SearchArguments]):
 
     model = SearchArguments
 
-    def __init__(self, provider: SearchProvider, *, top_k: int) -> None:
-        super().__init__(provider)
+    def __init__(self, provider: TextSearch, *, top_k: int) -> None:
+        self._provider = provider
         self._top_k = top_k
         self.spec = ToolSpec(
             name="search",
@@ -136,6 +137,10 @@ class SearchTool(ProviderTool[SearchArguments]):
             ),
         )
 
+    @property
+    def provider_version(self) -> str:
+        return self._provider.version
+
     def read(self, arguments: str) -> SearchArguments:
         read = super().read(arguments)
         return read.model_copy(
@@ -148,8 +153,11 @@ class SearchTool(ProviderTool[SearchArguments]):
     async def fetch(self, arguments: SearchArguments) -> ToolResult:
         k = arguments.top_k or self._top_k
         found = await asyncio.gather(*(self._provider.search(q, k=k) for q in arguments.queries))
-        lines = {hit.url: _line(hit) for hits in found for hit in hits}
-        return ToolResult(text="\n".join(lines.values()) or NOTHING_FOUND)
+        lines = {hit.url: _line(hit) for hits in found for hit in hits.value}
+        return ToolResult(
+            text="\n".join(lines.values()) or NOTHING_FOUND,
+            cost_usd=sum(hits.cost_usd for hits in found),
+        )
 
 
 class ImageSearchTool(ProviderTool[ImageSearchArguments]):
@@ -157,8 +165,8 @@ class ImageSearchTool(ProviderTool[ImageSearchArguments]):
 
     model = ImageSearchArguments
 
-    def __init__(self, provider: SearchProvider, *, top_k: int) -> None:
-        super().__init__(provider)
+    def __init__(self, provider: ImageSearch, *, top_k: int) -> None:
+        self._provider = provider
         self._top_k = top_k
         self.spec = ToolSpec(
             name="image_search",
@@ -168,6 +176,10 @@ class ImageSearchTool(ProviderTool[ImageSearchArguments]):
                 required=["query"],
             ),
         )
+
+    @property
+    def provider_version(self) -> str:
+        return self._provider.version
 
     def read(self, arguments: str) -> ImageSearchArguments:
         """More images than the episode takes are not an error: the rest is left out."""
@@ -183,9 +195,10 @@ class ImageSearchTool(ProviderTool[ImageSearchArguments]):
                 title=one_line(image.title, max_chars=MAX_TITLE_CHARS),
                 page_url=one_line(image.page_url, max_chars=MAX_URL_CHARS),
             )
-            for image in found
+            for image in found.value
         )
-        return ToolResult(text="" if images else NOTHING_FOUND, images=images)
+        text = "" if images else NOTHING_FOUND
+        return ToolResult(text=text, images=images, cost_usd=found.cost_usd)
 
 
 class BrowseTool(ProviderTool[BrowseArguments]):
@@ -203,11 +216,19 @@ class BrowseTool(ProviderTool[BrowseArguments]):
         },
     )
 
+    def __init__(self, provider: PageReader) -> None:
+        self._provider = provider
+
+    @property
+    def provider_version(self) -> str:
+        return self._provider.version
+
     async def fetch(self, arguments: BrowseArguments) -> ToolResult:
-        page = await self._provider.page(arguments.url)
-        if page is None:
-            return ToolResult(text="there is no such page")
-        return ToolResult(text=_line(_excerpt(page, arguments.query), max_chars=MAX_PAGE_CHARS))
+        found = await self._provider.page(arguments.url)
+        if found.value is None:
+            return ToolResult(text="there is no such page", cost_usd=found.cost_usd)
+        excerpt = _excerpt(found.value, arguments.query)
+        return ToolResult(text=_line(excerpt, max_chars=MAX_PAGE_CHARS), cost_usd=found.cost_usd)
 
 
 def _excerpt(page: Page, query: str) -> SearchHit:

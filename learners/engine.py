@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from core.config import LearnerConfig
 from core.errors import ConfigError, LearnerError
+from core.sections.learner import LearnerConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from actors.nano_pipeline import (
     normalise,
     to_patches,
 )
-from core.config import RenderConfig
 from core.errors import ConfigError, RenderError
 from core.records import RenderRequest
+from core.sections.scoring import RenderConfig
 from envs.nano.flags import Flag, draw, encode_png
 from tests.builders import make_image_ref, make_render_request, png_bytes
 from tests.builders_diffusion import save_nano_pipeline

@@ -6,8 +6,8 @@ from cluster.evaluate import evaluate
 from cluster.grading import Grader
 from cluster.members import MemberRunner
 from cluster.timeline import Timeline
-from core.config import RenderConfig
 from core.records import Failure, RolloutId, Task
+from core.sections.scoring import RenderConfig
 from rewards.reward import DualReward
 from tests.builders import make_failure, make_task
 from tests.fakes.image_model import FakeImageModel

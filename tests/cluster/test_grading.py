@@ -7,7 +7,6 @@ import pytest
 
 from cluster.grading import Grader, mean_score
 from cluster.timeline import Timeline
-from core.config import RenderConfig
 from core.protocols import ImageModel, Reward
 from core.records import (
     Answer,
@@ -22,6 +21,7 @@ from core.records import (
     Task,
     ToolResult,
 )
+from core.sections.scoring import RenderConfig
 from rewards.reward import DualReward
 from tests.builders import (
     make_answer,

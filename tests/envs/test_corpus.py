@@ -61,7 +61,7 @@ def small_corpus(folder: Path) -> Corpus:
 
 
 async def test_titles_outweigh_text_and_long_pages_are_cut(tmp_path: Path) -> None:
-    hits = await small_corpus(tmp_path).search("Torvi", k=3)
+    hits = (await small_corpus(tmp_path).search("Torvi", k=3)).value
     assert [hit.url.rsplit("/", 1)[1] for hit in hits] == ["torvi", "festival", "long"]
     assert hits[0].snippet == "founded 47, field red."
     assert hits[2].snippet.startswith("...")
@@ -70,15 +70,15 @@ async def test_titles_outweigh_text_and_long_pages_are_cut(tmp_path: Path) -> No
 
 async def test_a_page_is_read_by_its_url(tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
-    assert await corpus.page("https://a.test/torvi") == PAGES[0]
-    assert await corpus.page("https://a.test/none") is None
+    assert (await corpus.page("https://a.test/torvi")).value == PAGES[0]
+    assert (await corpus.page("https://a.test/none")).value is None
 
 
 async def test_every_country_and_thing_of_the_nano_world_is_found(
     world: World, nano: Corpus
 ) -> None:
     for title in [c.name for c in world.countries] + [t.title for t in world.things]:
-        hits = await nano.search(title, k=3)
+        hits = (await nano.search(title, k=3)).value
         assert title in [hit.title for hit in hits], title
 
 
@@ -88,7 +88,7 @@ async def test_the_true_image_of_every_country_is_among_three(
     true_pngs = {image.png for image in world.images()}
     places = []
     for country in world.countries:
-        found = await nano.image_search(f"flag of {country.name}", k=3)
+        found = (await nano.image_search(f"flag of {country.name}", k=3)).value
         shown = [store.get(image.ref) for image in found]
         truth = [i.png for i in world.images() if i.flag == country.flag]
         assert set(shown) <= true_pngs
@@ -102,22 +102,22 @@ async def test_ranking_agrees_with_the_nano_lookup(world: World, nano: Corpus) -
     for country, thing in zip(world.countries, world.things, strict=False):
         for query in (country.name, thing.title, f"flag of {country.name}", f"{thing.name} of"):
             pages = [page.url for page in lookup.search(query)]
-            assert [hit.url for hit in await nano.search(query, k=3)] == pages, query
+            assert [hit.url for hit in (await nano.search(query, k=3)).value] == pages, query
             digests = [hashlib.sha256(i.png).hexdigest() for i in lookup.image_search(query)]
-            found = await nano.image_search(query, k=3)
+            found = (await nano.image_search(query, k=3)).value
             assert [image.ref.sha256 for image in found] == digests, query
 
 
 @pytest.mark.parametrize("query", ["", "  ", '"', "^", "(*", "\x00", "unknown"])
 async def test_a_query_without_known_words_finds_nothing(tmp_path: Path, query: str) -> None:
-    assert await small_corpus(tmp_path).search(query, k=3) == ()
+    assert (await small_corpus(tmp_path).search(query, k=3)).value == ()
 
 
 @pytest.mark.parametrize(
     "query", ['"Melka', "NOT melka", "melka*", "title:Melka", "Melka AND none"]
 )
 async def test_syntax_in_a_query_is_only_words(tmp_path: Path, query: str) -> None:
-    hits = await small_corpus(tmp_path).search(query, k=3)
+    hits = (await small_corpus(tmp_path).search(query, k=3)).value
     assert [hit.title for hit in hits] == ["Melka festival"]
 
 
@@ -126,11 +126,14 @@ async def test_syntax_in_a_query_is_only_words(tmp_path: Path, query: str) -> No
 async def test_any_query_gives_at_most_k_results_twice_the_same(
     nano: Corpus, query: str, k: int
 ) -> None:
-    hits = await nano.search(query, k=k)
-    images = await nano.image_search(query, k=k)
+    hits = (await nano.search(query, k=k)).value
+    images = (await nano.image_search(query, k=k)).value
     assert len(hits) <= k
     assert len(images) <= k
-    assert (hits, images) == (await nano.search(query, k=k), await nano.image_search(query, k=k))
+    assert (hits, images) == (
+        (await nano.search(query, k=k)).value,
+        (await nano.image_search(query, k=k)).value,
+    )
 
 
 def test_the_version_follows_the_content(tmp_path: Path) -> None:

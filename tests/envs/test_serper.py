@@ -45,7 +45,7 @@ def make_provider(
 
 async def test_search_reads_organic_results_and_sends_the_key_as_a_header() -> None:
     provider, http, _ = make_provider(lambda *_: reply({"organic": ORGANIC, "credits": 1}))
-    hits = await provider.search('"Torvi" -x', k=2)
+    hits = (await provider.search('"Torvi" -x', k=2)).value
     assert hits == (
         SearchHit(url="https://a.test/1", title="Torvi", snippet="founded 47"),
         SearchHit(url="https://a.test/2", title="", snippet=""),
@@ -58,7 +58,7 @@ async def test_search_reads_organic_results_and_sends_the_key_as_a_header() -> N
 async def test_no_results_are_no_error() -> None:
     for body in (b'{"organic": []}', b'{"organic": null}'):
         provider, _, _ = make_provider(lambda *_, body=body: reply(body))
-        assert await provider.search("q", k=2) == ()
+        assert (await provider.search("q", k=2)).value == ()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ async def test_what_cannot_get_better_is_not_asked_again(response: HttpResponse)
 async def test_a_busy_provider_is_asked_again(status: int) -> None:
     responses = [reply(b"busy", status=status), reply({"organic": ORGANIC})]
     provider, _, _ = make_provider(lambda *_: responses.pop(0))
-    assert len(await provider.search("q", k=2)) == 2
+    assert len((await provider.search("q", k=2)).value) == 2
 
 
 async def test_a_provider_that_stays_down_is_an_error_after_three_tries() -> None:
@@ -96,7 +96,7 @@ async def test_a_provider_that_stays_down_is_an_error_after_three_tries() -> Non
 
 async def test_a_network_fault_is_retried_too() -> None:
     provider, http, _ = make_provider(lambda *_: reply({"organic": []}), fail_times={SEARCH_URL: 2})
-    assert await provider.search("q", k=2) == ()
+    assert (await provider.search("q", k=2)).value == ()
     assert len(http.events) == 3
 
 
@@ -135,7 +135,7 @@ async def test_bad_images_are_replaced_by_the_next_candidates_in_order() -> None
             }
         )
     )
-    found = await provider.image_search("flag", k=2)
+    found = (await provider.image_search("flag", k=2)).value
     assert [store.get(image.ref) for image in found] == good[:2]
     assert [image.title for image in found] == ["title https://i.test/0", "title https://i.test/1"]
     assert found[0].page_url == "https://page.test/1"
@@ -147,7 +147,7 @@ async def test_bad_images_are_replaced_by_the_next_candidates_in_order() -> None
 
 async def test_fewer_images_than_wanted_are_no_error() -> None:
     provider, _, _ = make_provider(image_web({"https://i.test/gone": reply(b"", status=404)}))
-    assert await provider.image_search("flag", k=3) == ()
+    assert (await provider.image_search("flag", k=3)).value == ()
 
 
 async def test_images_of_which_no_host_answers_are_an_error_and_not_an_empty_result() -> None:
@@ -163,13 +163,13 @@ async def test_images_of_which_no_host_answers_are_an_error_and_not_an_empty_res
     with pytest.raises(ToolError, match="did not answer"):
         await provider.image_search("flag", k=2)
     down.remove("https://i.test/1")
-    assert await provider.image_search("flag", k=2) == ()
+    assert (await provider.image_search("flag", k=2)).value == ()
 
 
 async def test_a_page_is_read_through_jina_with_the_url_as_data() -> None:
     provider, http, _ = make_provider(lambda *_: reply(JINA), jina_key="jina-secret")
     url = "https://a.test/../../x?q=1#part"
-    assert await provider.page(url) == Page(url=url, title="T", text="# Torvi")
+    assert (await provider.page(url)).value == Page(url=url, title="T", text="# Torvi")
     headers = {"Accept": "application/json", "Authorization": "Bearer jina-secret"}
     assert http.events == [("POST", READER_URL, headers, {"url": url})]
 
@@ -184,14 +184,14 @@ async def test_a_page_is_read_through_jina_with_the_url_as_data() -> None:
 )
 async def test_what_is_no_web_page_is_never_asked_for(url: str) -> None:
     provider, http, _ = make_provider(lambda *_: reply(JINA))
-    assert await provider.page(url) is None
+    assert (await provider.page(url)).value is None
     assert http.events == []
 
 
 @pytest.mark.parametrize("status", [404, 422, 451])
 async def test_a_page_that_cannot_be_read_is_none(status: int) -> None:
     provider, http, _ = make_provider(lambda *_: reply(b"no", status=status))
-    assert await provider.page("https://a.test/") is None
+    assert (await provider.page("https://a.test/")).value is None
     assert len(http.events) == 1
 
 

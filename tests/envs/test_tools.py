@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from envs.corpus import Corpus, build_corpus
 from envs.nano.lookup import Lookup
 from envs.nano.world import World
 from envs.passages import one_line, relevant_passages
-from envs.provider import Page, SearchHit
+from envs.provider import Fetched, Page, SearchHit
 from envs.toolbox import UNAVAILABLE, LocalToolbox
 from envs.tools import NOTHING_FOUND, BrowseTool, ImageSearchTool, ProviderTool, SearchTool
 from tests.builders import make_found_image, make_rollout_id
@@ -44,17 +43,17 @@ class SetProvider:
         if self.error is not None:
             raise self.error
 
-    async def search(self, query: str, *, k: int) -> Sequence[SearchHit]:
+    async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         await self._answer("search", query, k)
-        return self.hits.get(query, ())[:k]
+        return Fetched(value=self.hits.get(query, ())[:k], provider="set")
 
-    async def image_search(self, query: str, *, k: int) -> Sequence[FoundImage]:
+    async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         await self._answer("image_search", query, k)
-        return self.images[:k]
+        return Fetched(value=self.images[:k], provider="set")
 
-    async def page(self, url: str) -> Page | None:
+    async def page(self, url: str) -> Fetched[Page | None]:
         await self._answer("page", url)
-        return self.pages.get(url)
+        return Fetched(value=self.pages.get(url), provider="set")
 
 
 def make_hit(number: int, *, title: str = "Torvi", snippet: str = "founded 47.") -> SearchHit:

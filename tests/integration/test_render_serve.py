@@ -13,8 +13,8 @@ from ray import serve
 from actors.render import deploy_render, stop_render
 from actors.render_client import RenderClient
 from cluster.nano_judge import nano_tables
-from core.config import RenderConfig
 from core.errors import ConfigError, RenderError
+from core.sections.scoring import RenderConfig
 from envs.nano.flags import Flag, draw, encode_png
 from rewards.flag_reader import FlagReader
 from tests.builders import make_render_request, png_bytes

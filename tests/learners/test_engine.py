@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import LearnerConfig
 from core.errors import ConfigError
+from core.sections.learner import LearnerConfig
 from learners.engine import cosine_lr, deepspeed_config, prebuild_ops, warmup_lr
 
 

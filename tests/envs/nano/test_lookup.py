@@ -26,14 +26,14 @@ async def test_agrees_with_the_corpus_on_the_teachers_queries(tmp_path) -> None:
             name, query = call
             asked += 1
             if name == "search":
-                hits = await corpus.search(query, k=3)
+                hits = (await corpus.search(query, k=3)).value
                 pages = lookup.search(query)
                 assert [hit.url for hit in hits] == [page.url for page in pages]
                 assert [hit.snippet for hit in hits] == [page.text for page in pages]
                 lines = [f"[{page.url}] {page.title}: {page.text}" for page in pages]
                 replies.append(Reply(text="\n".join(lines)))
             else:
-                found = await corpus.image_search(query, k=3)
+                found = (await corpus.image_search(query, k=3)).value
                 images = lookup.image_search(query)
                 assert [image.title for image in found] == [image.caption for image in images]
                 assert [store.get(i.ref) for i in found] == [image.png for image in images]

@@ -1,0 +1,89 @@
+"""A run as a whole: its name, policy, tasks, rollouts, training, tracking, placement."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.records import StopReason
+from core.sections.base import Section
+
+
+class RunConfig(Section):
+    name: str = Field("nano", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Everything of the run goes to runs/<name>/."""
+    root: str = "runs"
+    seed: int = Field(0, ge=0)
+
+
+class PolicyConfig(Section):
+    path: str = "models/nano/policy"
+    """A Hugging Face folder (or hub id) of a Qwen3-VL model."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    system_prompt: Literal["nano", "full"] = "nano"
+    """Which of envs/prompts.py the policy is given."""
+
+
+class TasksConfig(Section):
+    source: Literal["nano", "rl_data", "knowgen"] = "nano"
+    path: str | None = None
+    """The JSON file of rl_data or knowgen; unused for nano."""
+    shuffle: bool = True
+
+
+class RolloutConfig(Section):
+    num_workers: int = Field(1, ge=1)
+    num_cpus_per_worker: float = Field(0.5, ge=0)
+    num_gpus_per_worker: float = Field(0.0, ge=0)
+    tensor_parallel: int = Field(1, ge=1)
+    max_turns: int = Field(10, ge=1)
+    """Calls of the policy in one episode; the last one must be an answer."""
+    max_tokens_per_turn: int = Field(4096, ge=1)
+    max_context: int = Field(36_000, ge=64)
+    """Tokens of one episode, image tokens counted."""
+    max_parallel_episodes: int = Field(64, ge=1)
+    temperature: float = Field(0.7, gt=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """Of one worker, shared by its devices."""
+    max_sequences: int = Field(64, ge=1)
+    """Sequences that one engine runs at once."""
+
+
+class TrainConfig(Section):
+    steps: int = Field(60, ge=1)
+    groups_per_step: int = Field(8, ge=1)
+    group_size: int = Field(6, ge=2)
+    max_staleness: int = Field(0, ge=0, le=1)
+    """Versions between a trajectory's oldest token and the learner; 0 = sync, 1 = one step off."""
+    masked_stop_reasons: tuple[StopReason, ...] = ()
+    max_reissues: int = Field(2, ge=0)
+    """How often a member is tried again after a failure of ours."""
+    max_empty_batches: int = Field(5, ge=1)
+    """Batches in a row without any gradient before the run stops and says why."""
+    stall_timeout_s: float = Field(300.0, gt=0)
+    checkpoint_every: int = Field(20, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class EvalConfig(Section):
+    every: int = Field(0, ge=0)
+    """Steps between held-out evaluations during training; 0: only before and after."""
+    num_tasks: int = Field(256, ge=1)
+    temperature: float = Field(0.6, gt=0, le=2)
+    top_p: float = Field(0.9, gt=0, le=1)
+    max_parallel_episodes: int = Field(64, ge=1)
+    num_showcase: int = Field(6, ge=0)
+    """Held-out tasks that the report shows before and after."""
+
+
+class WandbConfig(Section):
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "gensearcher"
+
+
+class ClusterConfig(Section):
+    address: str | None = None
+    """None: RAY_ADDRESS if set (a submitted job), else a local Ray."""
+    search_num_cpus: float = Field(0.1, ge=0)
+    judge_num_cpus: float = Field(0.1, ge=0)
+    object_store_gib: float = Field(0.5, gt=0)

@@ -1,0 +1,40 @@
+"""Image models, judges, and how their verdicts become one reward."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.sections.base import Section
+
+
+class RenderConfig(Section):
+    pipeline: Literal["nano", "qwen-image-edit", "qwen-image"] = "nano"
+    path: str = "models/nano/renderer"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: int = Field(4, ge=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One render per seed; their scores are averaged."""
+    width: int = Field(32, ge=16)
+    height: int = Field(32, ge=16)
+    true_cfg_scale: float = Field(1.0, ge=0)
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    num_cpus_per_replica: float = Field(0.2, ge=0)
+    num_gpus_per_replica: float = Field(0.0, ge=0)
+    timeout_s: float = Field(120.0, gt=0)
+
+
+class JudgeConfig(Section):
+    kind: Literal["pixels", "openai"] = "pixels"
+    model: str = ""
+    base_url: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = Field(60.0, gt=0)
+    max_tries: int = Field(3, ge=1)
+    max_in_flight: int = Field(16, ge=1)
+
+
+class RewardConfig(Section):
+    text_weight: float = Field(0.5, ge=0, le=1)
+    """a in R = (1-a) R_image + a R_text."""
+    na_rule: Literal["renormalise", "paper"] = "renormalise"
