@@ -19,8 +19,8 @@
 
 Each member goes on to grading the moment its episode ends, and each group to the frontier the
 moment its last member is graded. With `max_staleness` 0 episodes run only for the batch that is
-asked for; with 1 the next batch's episodes run during the learner's step and between calls of
-`advance`. The bound and its proof stand in cluster/frontier.py.
+asked for; with S > 0 those of the next S batches run as well, during the learner's step and between
+calls of `advance`. The bound and its proof stand in cluster/frontier.py.
 
 `advance` raises what stops a run: StalledError, LearnerError, FidelityError, or EmptyBatchesError
 when `max_empty_batches` batches' worth of groups in a row held no gradient.

@@ -10,7 +10,7 @@ import difflib
 import os
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,11 @@ def load_config(recipe: str, *, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe and apply `section.key=value` overrides. Raises ConfigError."""
     path = _recipe_path(recipe)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
@@ -110,6 +112,24 @@ def ray_address(config: Config) -> str | None:
 def default_environment(name: str, value: str) -> None:
     """For a library that reads a setting from nowhere else; what the user exported wins."""
     os.environ.setdefault(name, value)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's last of two equal keys wins without a word; here the second is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[Any, yaml.Mark] = {}
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(name, Hashable):
+                continue  # refused just below, in YAML's own words
+            if name in first:
+                raise ConfigError(
+                    f"{name!r} stands twice in one section, in lines {first[name].line + 1} and "
+                    f"{key.start_mark.line + 1}; remove one of them"
+                )
+            first[name] = key.start_mark
+        return super().construct_mapping(node, deep)
 
 
 def _recipe_path(recipe: str) -> Path:

@@ -53,8 +53,9 @@ class TrainConfig(Section):
     steps: int = Field(60, ge=1)
     groups_per_step: int = Field(8, ge=1)
     group_size: int = Field(6, ge=2)
-    max_staleness: int = Field(0, ge=0, le=1)
-    """Versions between a trajectory's oldest token and the learner; 0 = sync, 1 = one step off."""
+    max_staleness: int = Field(0, ge=0, le=8)
+    """Versions between a trajectory's oldest token and the learner; 0 = sync, 1 = one step off,
+    more = asynchronous."""
     masked_stop_reasons: tuple[StopReason, ...] = ()
     max_reissues: int = Field(2, ge=0)
     """How often a member is tried again after a failure of ours."""

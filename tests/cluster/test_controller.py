@@ -120,6 +120,18 @@ def test_one_step_off_plays_ahead_and_stays_within_its_bound() -> None:
     assert set(world.endings.values()) == {Ending.CONSUMED}
 
 
+def test_asynchronous_runs_play_further_ahead_and_stay_within_their_bound() -> None:
+    world = World(FakePool(), max_staleness=3)
+    with world.running() as controller:
+        controller.advance(steps=1)
+        controller.run(asyncio.sleep(0.05))
+        begun = {event[1].ordinal for event in world.pool.events if event[0] == "begin"}
+        assert begun == set(range(8)), "three batches are in flight between calls"
+        reports = controller.advance(steps=6)
+    assert [report.metrics["staleness/max"] for report in reports] == [1, 2, 3, 3, 3, 3]
+    assert set(world.endings.values()) == {Ending.CONSUMED}
+
+
 def test_a_failed_member_is_issued_again_and_then_left_out() -> None:
     async def play(task: Task, rollout_id: RolloutId) -> Failure | None:
         if task.ordinal == 0 and rollout_id.index == 0:

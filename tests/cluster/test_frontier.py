@@ -96,7 +96,7 @@ def test_a_resumed_frontier_issues_again_what_had_not_ended() -> None:
 
 @given(
     groups_per_step=st.integers(1, 4),
-    staleness=st.integers(0, 1),
+    staleness=st.integers(0, 4),
     choices=st.lists(st.tuples(st.integers(0, 100), st.sampled_from([GOOD, EQUAL, BROKEN]))),
 )
 def test_any_schedule_keeps_the_bound_and_ends_every_ordinal_once(

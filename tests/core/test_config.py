@@ -128,6 +128,14 @@ def test_a_broken_recipe_file_is_refused(tmp_path: Path, text: str) -> None:
         load_config(str(path))
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("train:\n  steps: 1\n  group_size: 4\n  steps: 2\n")
+
+    with pytest.raises(ConfigError, match=r"twice\.yaml: 'steps' stands twice .* lines 2 and 4"):
+        load_config(str(path))
+
+
 def test_a_missing_secret_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENSEARCHER_TEST_KEY", raising=False)
     assert not has_secret("GENSEARCHER_TEST_KEY")
