@@ -1,8 +1,8 @@
-"""The command line: `gensearcher train | sft | eval | demo | doctor | nano build`.
+"""The command line: `gensearcher train | sft | eval | demo | doctor | audit | nano build`.
 
 Every command takes `--recipe` (a name in configs/ or a path) and any number of `section.key=value`
-overrides. Exit codes: 0 done; 1 something is not as it should be (doctor), or a failure with its
-traceback; 2 the user's input, said in one sentence; 130 stopped by Ctrl-C.
+overrides. Exit codes: 0 done; 1 something is not as it should be (doctor, audit), or a failure with
+its traceback; 2 the user's input, said in one sentence; 130 stopped by Ctrl-C.
 Imports no torch and no ray: a command imports what it runs.
 """
 
@@ -161,6 +161,24 @@ def doctor(
     else:
         console.print(draw_checks(results))
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, e.g. runs/nano.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Add up again from its records whether a run lost, repeated or mispriced any work."""
+    from cluster.audit import audit_json, audit_run
+    from cluster.views import draw_audit
+
+    with clear_errors():
+        found = audit_run(run)
+    if as_json:
+        typer.echo(json.dumps(audit_json(found), indent=2))
+    else:
+        console.print(draw_audit(audit_json(found)))
+    raise typer.Exit(0 if found.is_sound else 1)
 
 
 @nano_app.command(name="build")

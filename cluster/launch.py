@@ -121,6 +121,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         if resume and (newest := checkpoints.latest()) is not None:
             logger.info("going on from %s", newest)
             algorithm.restore_from_path(newest)
+        recorder.started(controller.frontier_state)
         yield System(
             config=config,
             algorithm=algorithm,

@@ -3,7 +3,8 @@
 trajectories.jsonl   one row per attempt of a member: text of every turn, tool calls and results,
                      images by digest, score parts or the failure
 metrics.jsonl        one row per step
-events.jsonl         spans (kind, item, start_s, end_s) and how each group ended
+events.jsonl         spans (kind, item, start_s, end_s), how each group ended, and where the run
+                     started: what ended before and was not in the checkpoint is done again
 
 Rows are flushed to disk at the end of every step. A resumed run goes on in the same files; a row
 that a crash cut in half is closed with a newline first, and readers skip it (`read_rows`).
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.frontier import Ending
+from cluster.frontier import Ending, FrontierState
 from cluster.parts import Mode
 from cluster.timeline import Span
 from core.records import Failure, Group, Member, Turn, to_jsonable
@@ -34,6 +35,11 @@ class JsonlRecorder:
         self._trajectories = _JsonLines(folder / TRAJECTORIES)
         self._metrics = _JsonLines(folder / METRICS)
         self._events = _JsonLines(folder / EVENTS)
+
+    def started(self, state: FrontierState) -> None:
+        """A process takes the run up: at nothing, or at the state of a checkpoint."""
+        self._events.write({"event": "started", **to_jsonable(state)})
+        self.flush()
 
     def member(self, member: Member, *, mode: Mode, step: int) -> None:
         self._trajectories.write(member_row(member, mode=mode, step=step))

@@ -1,6 +1,7 @@
-"""The doctor's findings, a plan and held-out results, drawn for a person."""
+"""The doctor's findings, a plan, held-out results and an audit, drawn for a person."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -45,6 +46,18 @@ def draw_heldout(heldout: Heldout) -> RenderableType:
     for name, estimate in heldout.estimates.items():
         low, high = estimate.ci95
         table.add_row(name, f"{estimate.mean:.3f}", f"{low:.3f} .. {high:.3f}", str(estimate.n))
+    return table
+
+
+def draw_audit(found: Mapping[str, Any]) -> RenderableType:
+    """`found` is what `cluster.audit.audit_json` gives."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in found.items():
+        if not isinstance(value, Mapping):
+            bad = name in found["found"] and value
+            table.add_row(name, Text(str(value), "bold red" if bad else ""))
+            if bad:
+                table.add_row("", Text(", ".join(map(str, found["found"][name]))))
     return table
 
 
