@@ -2,15 +2,18 @@
 
 In: encoded bytes that nobody has checked. Out: an `ImageRef`, and the same bytes again, verified.
 `put` raises DataError for what is not a whole PNG, JPEG or WebP image of a sane size; `get` raises
-InfraError when a file is missing or changed. File names come from digests only.
+InfraError when a file is missing or changed. File names come from digests only. What a stranger
+sent goes through `clean_image` first: only its pixels get into the house.
 """
 
 import hashlib
 import io
 import re
-import warnings
+import struct
+import zlib
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from core.errors import DataError, InfraError
@@ -24,8 +27,31 @@ MEDIA_TYPES = {
     "MPO": "image/jpeg",  # a JPEG with more pictures behind it, as many phones write them
     "WEBP": "image/webp",
 }
+WEB_FORMATS = (*FORMATS, "GIF", "BMP", "AVIF")
+"""What browsers show and is made of pixels; told by content, never by a name or a header."""
+LOSSLESS_FORMATS = frozenset({"PNG", "GIF", "BMP"})
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded."""
+MAX_CLEAN_SIDE = 2048
+"""Larger images from outside are shrunk: no image model and no judge looks closer."""
+JPEG_QUALITY = 92
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DECODER_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError),
+    *(AttributeError, RuntimeError, MemoryError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
+"""What Pillow's readers are known to raise when a stranger wrote the file."""
 
 
 class FileImageStore:
@@ -65,23 +91,72 @@ def decode_rgb(data: bytes) -> Image.Image:
     Rollout, learner and renderer all decode with this, so that they see equal pixels.
     """
     with _open(data) as image:
-        if image.has_transparency_data:
-            coloured = image.convert("RGBA")
-            white = Image.new("RGBA", coloured.size, "white")
-            return Image.alpha_composite(white, coloured).convert("RGB")
-        return image.convert("RGB")
+        return _to_rgb(image)
 
 
-def _open(data: bytes) -> Image.Image:
-    """The image, decoded whole: a truncated file fails here and not in the middle of a step."""
+def clean_image(data: bytes) -> bytes:
+    """Bytes from outside as a freshly encoded PNG or JPEG (JPEG when they were lossy already).
+
+    Only the pixels of the first frame go on, turned upright as EXIF says: metadata, colour
+    profiles (a stranger's profile is not worth parsing) and further frames stay behind.
+    Transparency is laid on white here, because all of our own readers do so and an outside judge
+    or image model must see the same picture. Equal bytes give equal bytes. Raises DataError.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked just below
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with _open(data, WEB_FORMATS, shrink=True) as image:
+            lossless = image.format in LOSSLESS_FORMATS
+            pixels = _upright(_to_rgb(image), image)
+            pixels.thumbnail((MAX_CLEAN_SIDE, MAX_CLEAN_SIDE), reducing_gap=2.0)
+            return _encode(pixels, lossless=lossless)
+    except _DECODER_ERRORS as error:
+        raise DataError(f"an image of {len(data)} bytes cannot be read") from error
+
+
+def _open(data: bytes, formats: tuple[str, ...] = FORMATS, *, shrink: bool = False) -> Image.Image:
+    """The image, decoded whole: a truncated file fails here and not in the middle of a step.
+
+    `shrink` lets a JPEG be decoded at the scale that MAX_CLEAN_SIDE needs.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DataError(f"an image of {width} x {height} pixels is over {MAX_PIXELS} pixels")
+        if shrink:
+            image.draft(None, (MAX_CLEAN_SIDE, MAX_CLEAN_SIDE))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{len(data)} bytes are not a whole PNG, JPEG or WebP image") from error
+    except _DECODER_ERRORS as error:
+        known = ", ".join(formats[:-1])
+        message = f"{len(data)} bytes are not a whole {known} or {formats[-1]} image"
+        raise DataError(message) from error
     return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would cut them off at 255
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        white = Image.new("RGBA", coloured.size, "white")
+        return Image.alpha_composite(white, coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
+    except _DECODER_ERRORS:
+        turn = None  # broken metadata does not make the picture worse
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _encode(pixels: Image.Image, *, lossless: bool) -> bytes:
+    bare = Image.new("RGB", pixels.size)  # whatever `pixels` carries beside pixels stays behind
+    bare.paste(pixels)
+    buffer = io.BytesIO()
+    if lossless:
+        bare.save(buffer, format="PNG")
+    else:
+        bare.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+    return buffer.getvalue()
