@@ -125,6 +125,22 @@ class ImageModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """What a verdict took."""
+
+    cached: bool = False
+    """True: nothing was paid this time."""
+    seconds: float = 0.0
+    cost_usd: float = 0.0
+    tokens: int = 0
+    """Prompt and completion, refused replies included."""
+    votes: int = 1
+    """Verdicts that the grades are the mean of."""
+    spread: float = 0.0
+    """Largest difference between two votes in one grade."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageVerdict:
     """K-Score dimensions in {0, 0.5, 1} (arXiv 2603.28767, section 4.2)."""
 
@@ -134,9 +150,7 @@ class ImageVerdict:
     """None: no text is asked for."""
     aesthetics: float
     rationale: str
-    cached: bool = False
-    seconds: float = 0.0
-    cost_usd: float = 0.0
+    took: Took = Took()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +159,7 @@ class TextVerdict:
 
     value: float
     rationale: str
-    cached: bool = False
-    seconds: float = 0.0
-    cost_usd: float = 0.0
+    took: Took = Took()
 
 
 class Judge(Protocol):

@@ -267,6 +267,12 @@ class Provenance:
     cached: bool = False
     seconds: float = 0.0
     cost_usd: float = 0.0
+    tokens: int = 0
+    """Prompt and completion, refused replies included."""
+    votes: int = 1
+    """Verdicts that the value is the mean of."""
+    spread: float = 0.0
+    """Largest difference between two of these votes in one grade."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.errors import JudgeError, ToolError
-from core.protocols import HttpClient, HttpResponse, ImageStore, ImageVerdict, TextVerdict
+from core.protocols import HttpClient, HttpResponse, ImageStore, ImageVerdict, TextVerdict, Took
 from core.records import Answer, ImageRef, Task
 from rewards.rubrics import IMAGE_RUBRIC, TEXT_RUBRIC, digest
 
@@ -100,7 +100,7 @@ class OpenAIJudge:
             text_accuracy=None if reply.text_accuracy is None else float(reply.text_accuracy),
             aesthetics=float(reply.aesthetics),
             rationale=reply.rationale,
-            seconds=time.monotonic() - started,
+            took=Took(seconds=time.monotonic() - started),
         )
 
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
@@ -115,7 +115,7 @@ class OpenAIJudge:
         return TextVerdict(
             value=float(reply.score),
             rationale=reply.rationale,
-            seconds=time.monotonic() - started,
+            took=Took(seconds=time.monotonic() - started),
         )
 
     async def _ask(

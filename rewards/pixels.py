@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from core.errors import JudgeError
-from core.protocols import ImageStore, ImageVerdict, TextVerdict
+from core.protocols import ImageStore, ImageVerdict, TextVerdict, Took
 from core.records import Answer, ImageRef, Task
 from rewards.flag_reader import DrawingTables, FlagReader, Reading
 
@@ -58,7 +58,7 @@ class PixelJudge:
             text_accuracy=_text_accuracy(seen, truth),
             aesthetics=_aesthetics(seen),
             rationale=" ".join(_image_sentences(seen, truth)),
-            seconds=time.perf_counter() - started,
+            took=Took(seconds=time.perf_counter() - started),
         )
 
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
@@ -88,7 +88,7 @@ class PixelJudge:
         return TextVerdict(
             value=int(value * 4 + 1e-9) / 4,
             rationale=" ".join(sentences) or "The prompt and the reference cover every attribute.",
-            seconds=time.perf_counter() - started,
+            took=Took(seconds=time.perf_counter() - started),
         )
 
     def _truth(self, task: Task) -> Reading:
@@ -126,10 +126,9 @@ def _visual_attributes(truth: Reading) -> dict[str, str | None]:
 
 
 def _faithfulness(seen: Reading, truth: Reading) -> float:
-    if seen.residual > LEGIBLE:
-        return 0.0
+    legible = seen.residual <= LEGIBLE
     present = (seen.symbol is not None, _num_digits(seen) == _num_digits(truth))
-    return 1.0 if all(present) else 0.5 if any(present) else 0.0
+    return 1.0 if legible and all(present) else 0.5 if legible and any(present) else 0.0
 
 
 def _visual_correctness(seen: Reading, truth: Reading) -> float:

@@ -8,7 +8,7 @@ renders. JudgeError passes through: a missing verdict is a failure of ours, neve
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from core.protocols import Judge
+from core.protocols import Judge, Took
 from core.records import Answer, Provenance, RenderedImage, Score, ScorePart, Task
 from rewards.kscore import WEIGHTS, NaRule, kscore_parts, weighted_sum
 
@@ -33,13 +33,13 @@ class DualReward:
             value=verdict.value,
             weight=1.0,
             rationale=verdict.rationale,
-            provenance=self._provenance(verdict.cached, verdict.seconds, verdict.cost_usd),
+            provenance=self._provenance(verdict.took),
         )
         return (part,)
 
     async def image_parts(self, *, task: Task, rendered: RenderedImage) -> tuple[ScorePart, ...]:
         verdict = await self.judge.judge_image(task=task, image=rendered.image)
-        provenance = self._provenance(verdict.cached, verdict.seconds, verdict.cost_usd)
+        provenance = self._provenance(verdict.took)
         return kscore_parts(verdict, na_rule=self.na_rule, provenance=provenance)
 
     def blend(self, *, text_parts: Sequence[ScorePart], image_parts: Sequence[ScorePart]) -> Score:
@@ -50,13 +50,16 @@ class DualReward:
         )
         return Score(value=weighted_sum(parts), parts=parts)
 
-    def _provenance(self, cached: bool, seconds: float, cost_usd: float) -> Provenance:
+    def _provenance(self, took: Took) -> Provenance:
         return Provenance(
             judge=self.judge.name,
             prompt_sha=self.judge.prompt_sha,
-            cached=cached,
-            seconds=seconds,
-            cost_usd=cost_usd,
+            cached=took.cached,
+            seconds=took.seconds,
+            cost_usd=took.cost_usd,
+            tokens=took.tokens,
+            votes=took.votes,
+            spread=took.spread,
         )
 
 
