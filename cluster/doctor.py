@@ -24,7 +24,6 @@ MIN_PYTHON = (3, 11)
 CONNECT_TIMEOUT_S = 3.0
 DISK_FLOOR_GIB = 1.0
 """For images, logs and caches beside the checkpoints."""
-SEARCH_KEY = "SERPER_API_KEY"
 _SHOWN = 3
 
 
@@ -200,9 +199,16 @@ def check_judge_key(config: Config) -> CheckResult:
 
 
 def check_search_key(config: Config) -> CheckResult:
-    if config.tools.search == "nano":
-        return _result("search_key", True, "the nano world is searched without one")
-    return _check_key("search_key", SEARCH_KEY, config.tools.search)
+    """The keys of all providers that the tools may ask."""
+    needed = config.tools.needed_keys
+    if not needed:
+        return _result("search_key", True, "the providers of the tools need none")
+    missing = {name: variable for name, variable in needed.items() if not has_secret(variable)}
+    shown = missing or needed
+    said = ", ".join(f"{variable} for {name}" for name, variable in shown.items())
+    exports = " ".join(f"{variable}=..." for variable in missing.values())
+    detail = f"{said}: {'not set' if missing else 'set'}"
+    return _result("search_key", not missing, detail, f"export {exports} before the run")
 
 
 def checkpoint_gib(config: Config) -> float:

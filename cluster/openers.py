@@ -6,24 +6,23 @@ Files, under runs/<name>/: images/, corpus.sqlite (the nano world's pages), tool
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.nano_judge import nano_judge
+from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
 from core.protocols import Judge
 from envs.cache import ToolCache
-from envs.corpus import Corpus, build_corpus
+from envs.corpus import build_corpus
 from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from envs.nano.world import World
-from envs.provider import SearchProvider
-from envs.serper import SerperProvider
 from envs.toolbox import LocalToolbox
 from envs.tools import BrowseTool, ImageSearchTool, SearchTool
 from rewards.openai_judge import OpenAIJudge
 
-CORPUS = "corpus.sqlite"
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -31,39 +30,37 @@ OPENAI_URL = "https://api.openai.com/v1"
 class Keys:
     """Secrets that travel to the actors which need them, and nowhere else."""
 
-    search: str = field(default="", repr=False)
-    pages: str = field(default="", repr=False)
+    providers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By name of the provider."""
     judge: str = field(default="", repr=False)
 
 
 def read_keys(config: Config) -> Keys:
     """The keys that the recipe needs. Raises ConfigError for one that is not set."""
-    live = config.tools.search == "serper"
-    judged = config.judge.kind == "openai"
-    return Keys(
-        search=secret("SERPER_API_KEY") if live else "",
-        pages=secret("JINA_API_KEY") if live and has_secret("JINA_API_KEY") else "",
-        judge=secret(config.judge.api_key_env) if judged else "",
-    )
+    tools, judged = config.tools, config.judge.kind == "openai"
+    providers = {name: secret(variable) for name, variable in tools.needed_keys.items()}
+    if "jina" in tools.pages and has_secret(tools.jina.api_key_env):
+        providers["jina"] = secret(tools.jina.api_key_env)
+    return Keys(providers=providers, judge=secret(config.judge.api_key_env) if judged else "")
 
 
 def prepare_corpus(config: Config, run_dir: Path) -> None:
     """Write the nano world's pages and images for this run, unless they are there already."""
     path = run_dir / CORPUS
-    if config.tools.search == "nano" and not path.is_file():
+    if "nano" in config.tools.providers and not path.is_file():
         world, store = World(), FileImageStore(run_dir / "images")
         build_corpus(path, pages=world.pages(), images=world.images(), store=store)
 
 
 def open_toolbox(config: Config, run_dir: Path, keys: Keys) -> LocalToolbox:
     """The tools of the recipe over their files; called where the search actor runs."""
-    provider = _open_provider(config, run_dir, keys)
+    providers = open_providers(config, run_dir, keys.providers)
     cache_path = Path(config.tools.cache_path or run_dir / "tools.sqlite")
     return LocalToolbox(
         [
-            SearchTool(provider, top_k=config.tools.top_k),
-            ImageSearchTool(provider, top_k=config.tools.max_images_per_search),
-            BrowseTool(provider),
+            SearchTool(providers.search, top_k=config.tools.top_k),
+            ImageSearchTool(providers.image_search, top_k=config.tools.max_images_per_search),
+            BrowseTool(providers.pages),
         ],
         ToolCache(cache_path),
         timeout_s=config.tools.timeout_s,
@@ -87,18 +84,4 @@ def open_judge(config: Config, run_dir: Path, keys: Keys) -> Judge:
                 timeout_s=config.judge.timeout_s,
                 max_tries=config.judge.max_tries,
                 in_flight=asyncio.Semaphore(config.judge.max_in_flight),
-            )
-
-
-def _open_provider(config: Config, run_dir: Path, keys: Keys) -> SearchProvider:
-    match config.tools.search:
-        case "nano":
-            return Corpus(run_dir / CORPUS)
-        case "serper":
-            return SerperProvider(
-                http=AiohttpClient(),
-                images=FileImageStore(run_dir / "images"),
-                serper_key=keys.search,
-                jina_key=keys.pages,
-                timeout_s=config.tools.timeout_s,
             )

@@ -78,7 +78,7 @@ def placements(config: Config) -> tuple[Placement, ...]:
         f"{config.render.max_replicas} replicas",
         "learner": "DeepSpeed, all state in host memory"
         + (", layers streamed through its GPU" if config.learner.device == "cuda" else ""),
-        "search actor": f"{config.tools.search} tools and their cache",
+        "search actor": f"tools over {', '.join(config.tools.providers)}, and their cache",
         "judge actor": f"{config.judge.kind} judge",
     }
     most = {"render actor": config.render.max_replicas}

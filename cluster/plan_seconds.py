@@ -51,7 +51,8 @@ def _rollout_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) ->
 
 
 def _tool_seconds(config: Config, shape: EpisodeShape) -> Figure:
-    rate = rates.SERPER_S if config.tools.search == "serper" else rates.LOCAL_SEARCH_S
+    is_local = set(config.tools.providers) <= {"nano", "local"}
+    rate = rates.LOCAL_SEARCH_S if is_local else rates.WEB_SEARCH_S
     calls = shape.turns - 1
     return _seconds(
         "tool",

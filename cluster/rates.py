@@ -81,7 +81,7 @@ ADAM_S_PER_PARAM = Rate(
 BROADCAST_BYTES_PER_S = Rate(
     value=3.3e9, source="measured: 1.5 GB through the object store to two actors on one node"
 )
-SERPER_S = Rate(value=2.0, source="assumed: one live search with its images")
+WEB_SEARCH_S = Rate(value=2.0, source="assumed: one live search with its images")
 LOCAL_SEARCH_S = Rate(value=0.02, source="measured: one SQLite query through the search actor")
 API_JUDGE_S = Rate(value=10.0, source="assumed: one judge call with two images")
 PIXEL_JUDGE_S = Rate(value=0.1, source="measured: 16 pictures at once through the judge actor")

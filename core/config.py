@@ -191,4 +191,6 @@ def _sentence(item: dict[str, Any], known: Sequence[str]) -> str:
         near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "see core/sections/ for the known keys"
         return f"{field}: unknown key; {hint}"
+    if item["type"] == "value_error" and isinstance(item["input"], dict):
+        return str(item["ctx"]["error"])  # of a whole section: the sentence names the field
     return f"{field}: {item['msg']}, got {item['input']!r}"

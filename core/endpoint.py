@@ -46,10 +46,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """One exchange to be made; `headers` may hold a key, so they are in no message."""
+    """One exchange to be made; address and headers may hold a key, so they are in no message."""
 
     method: str
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     json_body: Any = field(default=None, repr=False)
     max_bytes: int = 4 << 20

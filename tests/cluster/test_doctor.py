@@ -33,7 +33,7 @@ def config_of(**sections: dict[str, Any]) -> Config:
 
 @pytest.fixture(autouse=True)
 def _no_keys_and_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "SERPER_API_KEY", "RAY_ADDRESS"):
+    for name in ("OPENAI_API_KEY", "SERPER_API_KEY", "BRAVE_API_KEY", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -166,6 +166,16 @@ def test_a_key_that_is_set_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert doctor.check_judge_key(config_of(judge={"kind": "openai", "model": "gpt-4.1"})).ok
     assert doctor.check_search_key(config_of(tools={"search": "serper"})).ok
+
+
+def test_every_missing_key_is_named_at_once() -> None:
+    tools = {"search": ["serper", "brave"], "image_search": "serper", "pages": ["jina"]}
+
+    result = doctor.check_search_key(config_of(tools=tools))
+
+    assert not result.ok
+    assert result.detail == "SERPER_API_KEY for serper, BRAVE_API_KEY for brave: not set"
+    assert result.mend == "export SERPER_API_KEY=... BRAVE_API_KEY=... before the run"
 
 
 def test_a_lock_is_read_without_its_markers_and_comments(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""The providers of the tools, made from a Config where the search actor runs.
+
+In: `config.tools`, the run's folder, keys. Out: one chain per Protocol, each a list in the order of
+fall-back. Addresses of services come from the operator's config and may be on a private network;
+addresses of pages and images come from strangers and are fetched through the guarded client only.
+Raises ConfigError for a corpus that is not there.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.config import Config
+from core.endpoint import Endpoint, Limits
+from core.protocols import HttpClient
+from core.sections.providers import PaidConfig, ServiceConfig
+from core.sections.tools import ToolsConfig
+from envs.corpus import Corpus
+from envs.http import AiohttpClient
+from envs.images import FileImageStore
+from envs.provider import ImageSearch, PageReader, SearchProvider, TextSearch
+from envs.providers.brave import Brave
+from envs.providers.chain import ImageChain, PageChain, RestLimits, TextChain
+from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
+from envs.providers.fetch import Fetch
+from envs.providers.jina import Jina
+from envs.providers.local import CopiedImages
+from envs.providers.searxng import Searxng
+from envs.providers.serpapi import SerpApi
+from envs.providers.serper import Serper
+from envs.providers.service import Service
+from envs.providers.tavily import Tavily
+
+CORPUS = "corpus.sqlite"
+"""Of the nano world, in the run's folder."""
+IMAGES = "images"
+"""A corpus has this folder of its images beside it, and so has a run."""
+DEADLINE_SHARE = 0.9
+"""Of the tool call's time; what is left is for reading what came."""
+MIB = 1 << 20
+
+ON_DISK = frozenset({"nano", "local"})
+
+WebSearchProvider = Serper | Brave | Tavily | SerpApi | Searxng
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Providers:
+    """One chain per Protocol of envs.provider."""
+
+    search: TextChain
+    image_search: ImageChain
+    pages: PageChain
+
+
+def open_providers(config: Config, run_dir: Path, keys: Mapping[str, str]) -> Providers:
+    """`keys`: by provider. Opens on any thread; use it on one event loop."""
+    return _Opening(config.tools, run_dir, keys).providers()
+
+
+class _Opening:
+    """Makes every provider once, so that its rate holds for all that it is asked for."""
+
+    def __init__(self, tools: ToolsConfig, run_dir: Path, keys: Mapping[str, str]) -> None:
+        self._tools = tools
+        self._run_dir = run_dir
+        self._keys = keys
+        # The operator names these addresses; they may well be on a private network.
+        self._operator = AiohttpClient(may_connect=lambda address: True)
+        self._guarded = AiohttpClient()
+        self._images = FileImageStore(run_dir / IMAGES)
+        self._web_searches = functools.cache(self._open_web_search)
+        self._corpora = functools.cache(self._open_corpus)
+
+    def providers(self) -> Providers:
+        tools = self._tools
+        downloader = self._open_downloader()
+        rest = RestLimits(
+            failures_to_rest=tools.fallback.failures_to_rest, rest_s=tools.fallback.rest_s
+        )
+        images = [(name, self._image_search(name, downloader)) for name in tools.image_search]
+        return Providers(
+            search=TextChain([(name, self._search(name)) for name in tools.search], limits=rest),
+            image_search=ImageChain(images, limits=rest),
+            pages=PageChain([(name, self._pages(name)) for name in tools.pages], limits=rest),
+        )
+
+    def _search(self, name: str) -> TextSearch:
+        return self._corpora(name) if name in ON_DISK else self._web_searches(name)
+
+    def _image_search(self, name: str, downloader: ImageDownloader) -> ImageSearch:
+        if name not in ON_DISK:
+            return WebImages(self._web_searches(name), downloader)
+        corpus = self._corpora(name)
+        if name == "nano":
+            return corpus
+        theirs = FileImageStore(_corpus_path(self._tools).parent / IMAGES)
+        return CopiedImages(corpus, theirs=theirs, ours=self._images)
+
+    def _pages(self, name: str) -> PageReader:
+        if name in ON_DISK:
+            return self._corpora(name)
+        if name == "jina":
+            return self._open_jina()
+        section = self._tools.fetch
+        endpoint = self._endpoint(name, section, over=self._guarded)
+        return Fetch(endpoint, name=name, max_bytes=int(section.max_mib * MIB))
+
+    def _open_corpus(self, name: str) -> SearchProvider:
+        return Corpus(self._run_dir / CORPUS if name == "nano" else _corpus_path(self._tools))
+
+    def _open_web_search(self, name: str) -> WebSearchProvider:
+        kinds: dict[str, tuple[type[WebSearchProvider], PaidConfig]] = {
+            "serper": (Serper, self._tools.serper),
+            "brave": (Brave, self._tools.brave),
+            "tavily": (Tavily, self._tools.tavily),
+            "serpapi": (SerpApi, self._tools.serpapi),
+            "searxng": (Searxng, self._tools.searxng),
+        }
+        kind, section = kinds[name]
+        return kind(self._service(name, section))
+
+    def _open_jina(self) -> Jina:
+        section = self._tools.jina
+        if "jina" not in self._keys:
+            section = section.model_copy(update={"per_second": section.per_second_without_key})
+        return Jina(self._service("jina", section))
+
+    def _service(self, name: str, section: PaidConfig) -> Service:
+        return Service(
+            name=name,
+            endpoint=self._endpoint(name, section),
+            base_url=section.base_url or "",
+            api_key=self._keys.get(name, ""),
+            cost_usd=section.cost_usd,
+        )
+
+    def _open_downloader(self) -> ImageDownloader:
+        section = self._tools.downloads
+        limits = DownloadLimits(
+            timeout_s=section.timeout_s,
+            deadline_s=self._share_s(len(self._tools.image_search)) / 2,
+            max_bytes=int(section.max_mib * MIB),
+            max_in_flight=section.max_in_flight,
+            min_side=section.min_side,
+        )
+        return ImageDownloader(self._guarded, self._images, limits=limits)
+
+    def _endpoint(
+        self, name: str, section: ServiceConfig, *, over: HttpClient | None = None
+    ) -> Endpoint:
+        """Its deadline leaves time for the rest of every list that it stands in."""
+        tools = self._tools
+        lists = [(tools.search, 1), (tools.image_search, 2), (tools.pages, 1)]
+        shares = [self._share_s(len(names) * parts) for names, parts in lists if name in names]
+        limits = Limits(
+            per_second=section.per_second,
+            max_in_flight=section.max_in_flight,
+            timeout_s=min(section.timeout_s, *shares),
+            deadline_s=min(shares),
+            max_tries=section.max_tries,
+        )
+        return Endpoint(over or self._operator, name=name, limits=limits)
+
+    def _share_s(self, parts: int) -> float:
+        """Of the time of one tool call, when `parts` may have to follow each other in it."""
+        return DEADLINE_SHARE * self._tools.timeout_s / parts
+
+
+def _corpus_path(tools: ToolsConfig) -> Path:
+    """`tools.corpus` is the file, or the folder that it stands in."""
+    path = Path(tools.corpus or "")
+    return path / CORPUS if path.is_dir() else path

@@ -1,0 +1,74 @@
+"""Reads pages of the web itself: a plain GET through the guarded client, HTML made into markdown.
+
+In: a URL that a result or the policy named. Out: the page; None for what is no web page, is not
+text, is refused by the guard, or answers with an error: that is the page's fault and no reason to
+count an episode as failed. Raises ToolError when no response came after the tries.
+"""
+
+import asyncio
+
+from core.endpoint import Endpoint, HttpRequest
+from core.errors import ToolError
+from core.protocols import HttpResponse
+from envs.provider import Fetched, Page
+from envs.providers.html import decode_text, is_html, is_text, page_of_html
+from envs.providers.service import is_web_page
+
+ANY_STATUS = frozenset(range(100, 600))
+"""Read here, so that one host's Retry-After does not hold back the pages of all others."""
+ACCEPT = "text/html, application/xhtml+xml, text/markdown, text/plain;q=0.9, */*;q=0.1"
+
+
+class Fetch:
+    """Implements envs.provider.PageReader."""
+
+    def __init__(self, endpoint: Endpoint, *, name: str, max_bytes: int) -> None:
+        """`endpoint` must be over a client that refuses private addresses."""
+        self._endpoint = endpoint
+        self._name = name
+        self._max_bytes = max_bytes
+
+    @property
+    def version(self) -> str:
+        return self._name
+
+    async def page(self, url: str) -> Fetched[Page | None]:
+        if not is_web_page(url):
+            return Fetched(value=None, provider=self._name)
+        request = HttpRequest(
+            method="GET",
+            url=url,
+            headers={"Accept": ACCEPT},
+            max_bytes=self._max_bytes,
+            expected=ANY_STATUS,
+        )
+        page = None
+        try:
+            response = await self._endpoint.ask(request, _checked)
+        except ToolError as error:
+            if error.retryable and not error.error_type.startswith("HTTP "):
+                raise
+        else:
+            # lxml takes long enough to be kept off the event loop.
+            page = await asyncio.to_thread(_page, url, response)
+        return Fetched(value=page, provider=self._name, upstream_calls=1)
+
+
+def _checked(response: HttpResponse) -> HttpResponse:
+    status = response.status
+    if status != 200:
+        busy = status in (408, 425, 429) or status >= 500
+        kind = f"HTTP {status}"
+        raise ToolError(f"the page answered {kind}", retryable=busy, error_type=kind)
+    return response
+
+
+def _page(url: str, response: HttpResponse) -> Page | None:
+    content_type = response.headers.get("content-type", "")
+    if not is_text(content_type, response.body):
+        return None
+    text = decode_text(response.body, content_type)
+    if is_html(content_type, text):
+        title, text = page_of_html(text)
+        return Page(url=url, title=title, text=text)
+    return Page(url=url, title="", text=text)

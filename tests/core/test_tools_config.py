@@ -1,0 +1,60 @@
+"""The providers of the tools, as a recipe names them."""
+
+from pathlib import Path
+
+import pytest
+
+from core.config import load_config, save_config
+from core.errors import ConfigError
+
+
+def test_one_name_may_stand_alone_and_several_are_an_order() -> None:
+    tools = load_config(
+        "nano", overrides=["tools.search=serper", "tools.pages=[fetch, jina]"]
+    ).tools
+
+    assert (tools.search, tools.image_search) == (("serper",), ("nano",))
+    assert tools.pages == ("fetch", "jina")
+    assert tools.providers == ("serper", "nano", "fetch", "jina")
+
+
+def test_only_providers_that_are_used_need_a_key() -> None:
+    tools = load_config(
+        "nano",
+        overrides=[
+            *("tools.search=[brave, serper]", "tools.image_search=serper", "tools.pages=jina"),
+            "tools.serper.api_key_env=MY_KEY",
+        ],
+    ).tools
+
+    assert tools.needed_keys == {"brave": "BRAVE_API_KEY", "serper": "MY_KEY"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["tools.search=searxng"], "tools.searxng.base_url is not set; give the address"),
+        (["tools.pages=[fetch, local]"], "tools.corpus is not set; name a corpus"),
+        (["tools.search=[serper, serper]"], "tools.search: Value error, a provider stands twice"),
+        (["tools.search=[]"], "tools.search: Value should have at least 1 item"),
+        (["tools.search=google"], "tools.search.0"),
+        (["tools.pages=serper"], "tools.pages.0"),
+        (["tools.serper.base_url=ftp://x"], "tools.serper.base_url: String should match"),
+        (["tools.serper.api_key=abc"], "did you mean 'tools.serper.api_key_env'?"),
+    ],
+)
+def test_a_bad_list_is_one_clear_sentence(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("nano", overrides=overrides)
+
+    assert sentence in str(caught.value)
+
+
+def test_a_saved_list_reads_back(tmp_path: Path) -> None:
+    config = load_config(
+        "nano", overrides=["tools.search=[searxng]", "tools.searxng.base_url=http://10.0.0.5:8888"]
+    )
+    path = tmp_path / "config.yaml"
+    save_config(config, path)
+
+    assert load_config(str(path)) == config
