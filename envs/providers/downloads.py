@@ -18,6 +18,7 @@ from typing import Protocol
 from core.errors import DataError, ToolError
 from core.protocols import HttpClient, ImageStore
 from core.records import FoundImage, ImageRef
+from envs.images import clean_image
 from envs.provider import Fetched
 from envs.providers.service import is_web_page
 
@@ -115,7 +116,7 @@ class ImageDownloader:
         try:
             data = await self._read(candidate.url)
             # Decoding and writing take long enough to be kept off the event loop.
-            ref = await asyncio.to_thread(self._store.put, data)
+            ref = await asyncio.to_thread(self._keep, data)
         except DataError as error:
             self._skip("not an image", error)
             return None
@@ -129,6 +130,9 @@ class ImageDownloader:
             return None
         self._images += 1
         return _found(candidate, ref)
+
+    def _keep(self, data: bytes) -> ImageRef:
+        return self._store.put(clean_image(data))
 
     async def _read(self, url: str) -> bytes:
         """Raises DataError and ToolError; a retryable one means that the host was not reached."""

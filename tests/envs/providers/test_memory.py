@@ -11,6 +11,7 @@ import pytest
 from core.endpoint import Endpoint, Limits
 from core.errors import ToolError
 from core.protocols import HttpResponse
+from envs.images import clean_image
 from envs.provider import Page, SearchHit
 from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
 from envs.providers.jina import Jina
@@ -176,7 +177,9 @@ async def test_bad_images_are_replaced_by_the_next_candidates_in_order() -> None
         )
     )
     found = (await world.images.image_search("flag", k=2)).value
-    assert [world.store.get(image.ref) for image in found] == good[:2]
+    assert [world.store.get(image.ref) for image in found] == [
+        clean_image(data) for data in good[:2]
+    ]
     assert [image.title for image in found] == ["title https://i.test/0", "title https://i.test/1"]
     assert found[0].page_url == "https://page.test/1"
     asked = [event[1] for event in world.http.events]
@@ -254,4 +257,4 @@ async def test_at_the_deadline_what_is_there_is_the_result() -> None:
 
     world = make_world(handler, deadline_s=0.2)
     found = (await world.images.image_search("flag", k=2)).value
-    assert [world.store.get(image.ref) for image in found] == [good]
+    assert [world.store.get(image.ref) for image in found] == [clean_image(good)]
