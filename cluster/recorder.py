@@ -10,6 +10,7 @@ Rows are flushed to disk at the end of every step. A resumed run goes on in the 
 that a crash cut in half is closed with a newline first, and readers skip it (`read_rows`).
 """
 
+import hashlib
 import json
 import os
 import time
@@ -20,7 +21,7 @@ from typing import Any
 from cluster.frontier import Ending, FrontierState
 from cluster.parts import Mode
 from cluster.timeline import Span
-from core.records import Failure, Group, Member, Turn, to_jsonable
+from core.records import Failure, Group, Member, Trajectory, Turn, to_jsonable
 
 TRAJECTORIES = "trajectories.jsonl"
 METRICS = "metrics.jsonl"
@@ -85,8 +86,24 @@ def member_row(member: Member, *, mode: Mode, step: int) -> dict[str, Any]:
             "answer": to_jsonable(trajectory.answer),
             "shown": to_jsonable(trajectory.shown),
             "turns": [_turn_row(turn) for turn in trajectory.turns],
+            "digest": trajectory_digest(trajectory),
         }
     return row
+
+
+def trajectory_digest(trajectory: Trajectory) -> str:
+    """Of everything that the learner can see: tokens, their log-probs to the last bit, pixels.
+
+    Two runs of one seed in sync mode, over an unchanging tool world, have equal digests on a CPU.
+    """
+    seen = hashlib.sha256()
+    for turn in trajectory.turns:
+        completion = turn.completion
+        logprobs = [value.hex() for value in completion.logprobs]
+        pixels = [image.pixel_digest for image in turn.images]
+        parts = [turn.prompt_ids, completion.token_ids, logprobs, pixels]
+        seen.update(json.dumps(parts).encode())
+    return seen.hexdigest()
 
 
 def _turn_row(turn: Turn) -> dict[str, Any]:

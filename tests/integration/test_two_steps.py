@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.audit import audit_run
 from cluster.launch import launch
 from cluster.recorder import METRICS, TRAJECTORIES, read_rows
 from cluster.status import StepReport
@@ -71,6 +72,9 @@ def test_two_steps_then_ctrl_c_then_the_third_from_the_checkpoint(config: Config
     assert (result.policy_version, result.num_failed) == (3, 0)
     assert status.tool_calls > 0
     assert [row["step"] for row in read_rows(config.run_dir / METRICS)] == [1, 2, 3]
+    audit = audit_run(config.run_dir)
+    assert audit.is_sound
+    assert (audit.starts, audit.steps, audit.consumed) == (2, 3, 6)
 
 
 def check_steps(reports: list[StepReport]) -> None:
