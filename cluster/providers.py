@@ -68,7 +68,11 @@ class _Opening:
         self._keys = keys
         # The operator names these addresses; they may well be on a private network.
         self._operator = AiohttpClient(may_connect=lambda address: True)
-        self._guarded = AiohttpClient()
+        self._guarded = AiohttpClient(
+            allow=tools.guard.allow,
+            blocked_hosts=tools.guard.blocked_hosts,
+            first_byte_s=tools.guard.first_byte_s,
+        )
         self._images = FileImageStore(run_dir / IMAGES)
         self._web_searches = functools.cache(self._open_web_search)
         self._corpora = functools.cache(self._open_corpus)

@@ -15,7 +15,7 @@ ROOMS = ("core", "envs", "rewards", "learners", "actors", "cluster")
 
 MAY_IMPORT = {
     "core": {"pydantic", "numpy", "yaml"},
-    "envs": {"core", "aiohttp", "numpy", "PIL", "pydantic", "trafilatura", "transformers"},
+    "envs": {"core", "aiohttp", "numpy", "PIL", "pydantic", "trafilatura", "transformers", "yarl"},
     "rewards": {"core", "numpy", "PIL", "pydantic"},
     "learners": {
         *("core", "envs.chat", "numpy", "PIL", "pydantic"),

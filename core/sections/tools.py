@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from core.sections.base import Section
+from core.sections.guard import GuardConfig
 from core.sections.providers import (
     BraveConfig,
     DownloadsConfig,
@@ -35,6 +36,7 @@ class ToolsConfig(Section):
     timeout_s: float = Field(30.0, gt=0)
     cache_path: str | None = None
     """SQLite file of the tool cache; None: runs/<name>/tools.sqlite."""
+    guard: GuardConfig = GuardConfig()
     fallback: FallbackConfig = FallbackConfig()
     downloads: DownloadsConfig = DownloadsConfig()
     serper: SerperConfig = SerperConfig()
