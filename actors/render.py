@@ -17,8 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from actors.image_models import MAX_REFERENCES, image_model_name
-from actors.render_client import RenderCache, RenderClient
+from actors.image_models import image_model_name, max_references
+from actors.render_client import Painted, RenderCache, RenderClient
 from core.errors import InfraError, RenderError
 from core.protocols import ImageStore
 from core.records import RenderRequest
@@ -26,7 +26,6 @@ from core.sections.scoring import RenderConfig
 
 logger = logging.getLogger(__name__)
 
-APP_NAME: Final = "render"
 BATCH_SIZE: Final = 1
 """Edit-Plus pipelines take one prompt at a time."""
 
@@ -51,7 +50,7 @@ class ServePainter:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 
-    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> bytes:
+    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
         try:
             data: bytes = await self._handle.paint.remote(request, references)
         except RayTaskError as error:
@@ -61,12 +60,15 @@ class ServePainter:
             raise RenderError(f"render actor raised {cause!r}", retryable=False) from error
         except (RayError, RayServeException) as error:
             raise InfraError(f"render actor lost: {type(error).__name__}: {error}") from error
-        return data
+        return Painted(data=data)
 
 
-def deploy_render(config: RenderConfig, *, store: ImageStore, cache_path: Path) -> RenderClient:
+def deploy_render(
+    config: RenderConfig, *, app_name: str, store: ImageStore, cache_path: Path
+) -> RenderClient:
     """Start the replicas on the connected Ray cluster and wait until they are ready.
 
+    `app_name` is the Serve application, one for each run that shares the cluster.
     Raises ConfigError for a path without a pipeline, InfraError when the replicas do not start.
     """
     config = _with_absolute_path(config)
@@ -74,14 +76,15 @@ def deploy_render(config: RenderConfig, *, store: ImageStore, cache_path: Path) 
     serve.start(proxy_location="Disabled")
     app = RenderActor.options(**_deployment_options(config)).bind(config)
     try:
-        handle = serve.run(app, name=APP_NAME, route_prefix=None)
+        handle = serve.run(app, name=app_name, route_prefix=None)
     except RuntimeError as error:
         raise InfraError(f"the render actors did not start: {error}") from error
     logger.info("render actors are up: model=%s", name)
     return RenderClient(
         ServePainter(handle),
         name=name,
-        max_references=MAX_REFERENCES[config.pipeline],
+        max_references=max_references(config),
+        renumber=config.extra_references == "renumber",
         store=store,
         cache=RenderCache(cache_path),
         max_in_flight=2 * BATCH_SIZE * config.max_replicas,
@@ -89,10 +92,10 @@ def deploy_render(config: RenderConfig, *, store: ImageStore, cache_path: Path) 
     )
 
 
-def stop_render() -> None:
+def stop_render(app_name: str) -> None:
     """Take the deployment down, if it is up; the rest of Serve stays."""
     with suppress(RayServeException):
-        serve.delete(APP_NAME)
+        serve.delete(app_name)
 
 
 def _deployment_options(config: RenderConfig) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 In: `RenderRequest`s. Out: `RenderedImage`s whose bytes are in the image store. A render is a pure
 function of its request, so a finished one is kept by content, and N equal requests in flight make
-one. Raises `RenderError`: at once for a request that the model cannot take or that makes it raise,
-after `MAX_TRIES` when replicas die or do not answer.
+one. Raises `RenderError`: at once for a request that the model cannot take, for a reference whose
+bytes are gone, and for what the painter itself gave up on; after `MAX_TRIES` when replicas die or
+do not answer. So a lost replica is retried here and nowhere below, and an API's faults are retried
+below (actors/api_painter.py) and not here.
 """
 
 import asyncio
@@ -16,9 +18,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from actors.image_models import check_references
-from core.errors import ConfigError, InfraError, RenderError, boundary
+from core.errors import ConfigError, DataError, InfraError, RenderError, boundary
 from core.protocols import ImageStore
 from core.records import ImageRef, RenderedImage, RenderRequest, to_jsonable
+from envs.references import keep_first_references
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +31,16 @@ BACKOFF_S: Final = 0.5
 SCHEMA_VERSION: Final = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Painted:
+    data: bytes
+    """PNG, JPEG or WebP."""
+    cost_usd: float = 0.0
+
+
 class RemotePainter(Protocol):
-    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> bytes:
-        """PNG bytes. Raises RenderError when the model raised, InfraError when it was lost."""
+    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
+        """Raises RenderError when the model gave up, InfraError when it was lost."""
         ...
 
 
@@ -42,6 +52,7 @@ class RenderCounters:
     coalesced: int = 0
     painted: int = 0
     retries: int = 0
+    cost_usd: float = 0.0
 
 
 class RenderCache:
@@ -97,10 +108,12 @@ class RenderClient:
         cache: RenderCache,
         max_in_flight: int,
         timeout_s: float,
+        renumber: bool = False,
         backoff_s: float = BACKOFF_S,
     ) -> None:
         """`timeout_s` bounds each try, the start of a cold replica included; waiting for one of
-        the `max_in_flight` places does not count."""
+        the `max_in_flight` places does not count. `renumber`: of too many references the first
+        are kept, and the prompt follows; else such a request is refused."""
         self._painter = painter
         self._name = name
         self._max_references = max_references
@@ -108,6 +121,7 @@ class RenderClient:
         self._cache = cache
         self._places = asyncio.Semaphore(max_in_flight)
         self._timeout_s = timeout_s
+        self._renumber = renumber
         self._backoff_s = backoff_s
         self._in_flight: dict[str, asyncio.Task[RenderedImage]] = {}
         self.counters = RenderCounters()
@@ -122,7 +136,16 @@ class RenderClient:
 
     async def render(self, request: RenderRequest) -> RenderedImage:
         """The picture, from the cache or drawn. A render goes on when its caller gives up."""
-        check_references(request, max_references=self._max_references)
+        if not self._renumber:
+            check_references(request, max_references=self._max_references)
+        dropped = max(0, len(request.references) - self._max_references)
+        if dropped:
+            request = keep_first(request, self._max_references)
+            logger.info("render=%s leaves out %d references", request.key[:12], dropped)
+        rendered = await self._render(request)
+        return replace(rendered, dropped_references=dropped) if dropped else rendered
+
+    async def _render(self, request: RenderRequest) -> RenderedImage:
         kept = self._kept(request)
         if kept is not None:
             self._count(hits=1)
@@ -131,7 +154,7 @@ class RenderClient:
         task = self._in_flight.get(key)
         if task is not None:
             self._count(coalesced=1)
-            return replace(await asyncio.shield(task), cached=True)
+            return replace(await asyncio.shield(task), cached=True, cost_usd=0.0)
         task = asyncio.create_task(self._draw(request))
         self._in_flight[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
@@ -150,16 +173,34 @@ class RenderClient:
         return image
 
     async def _draw(self, request: RenderRequest) -> RenderedImage:
-        references = tuple(self._store.get(reference) for reference in request.references)
+        references = tuple(self._bytes_of(reference) for reference in request.references)
         started = time.perf_counter()
-        data = await self._paint(request, references)
-        image = self._store.put(data)
+        painted = await self._paint(request, references)
+        try:
+            image = await asyncio.to_thread(self._store.put, painted.data)
+        except DataError as error:
+            raise RenderError(f"the image model drew no image: {error}") from error
         self._cache.put(request.key, image)
-        self._count(painted=1)
-        seconds = time.perf_counter() - started
-        return RenderedImage(image=image, request=request, seconds=seconds, cached=False)
+        self._count(painted=1, cost_usd=painted.cost_usd)
+        return RenderedImage(
+            image=image,
+            request=request,
+            seconds=time.perf_counter() - started,
+            cached=False,
+            cost_usd=painted.cost_usd,
+        )
 
-    async def _paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> bytes:
+    def _bytes_of(self, reference: ImageRef) -> bytes:
+        try:
+            return self._store.get(reference)
+        except InfraError as error:
+            raise RenderError(
+                f"a reference image cannot be read: {error}",
+                retryable=error.retryable,
+                error_type="MissingReference",
+            ) from error
+
+    async def _paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> Painted:
         """Ask until a replica answers; a lost one is no reason to give up, a raising one is."""
         wait_s = self._backoff_s
         for tries in range(1, MAX_TRIES + 1):
@@ -180,6 +221,12 @@ class RenderClient:
         if not done.cancelled():
             done.exception()  # every caller may have gone; then nobody else asks for it
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **more: float) -> None:
         values = {name: getattr(self.counters, name) + number for name, number in more.items()}
         self.counters = replace(self.counters, **values)
+
+
+def keep_first(request: RenderRequest, count: int) -> RenderRequest:
+    """The request with its first `count` references, and a prompt that points at no other."""
+    prompt = keep_first_references(request.prompt, total=len(request.references), kept=count)
+    return replace(request, prompt=prompt, references=request.references[:count])

@@ -23,7 +23,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from actors.image_models import MAX_REFERENCES
+from actors.image_models import references_of_an_answer
 from actors.stats import EngineStats
 from core.config import Config
 from core.errors import InfraError, StageError, boundary
@@ -64,7 +64,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
         self._toolbox: Toolbox = config.toolbox
         self._images = FileImageStore(Path(config.images_folder))
         self._chat = ChatFormat.load(ours.policy.path)
-        max_references = MAX_REFERENCES[ours.render.pipeline]
+        max_references = references_of_an_answer(ours.render)
         self._system_prompt = system_prompt(
             ours.policy.system_prompt, config.tool_specs, max_references=max_references
         )

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import try_to_load_from_cache
 
+from actors.image_models import api_key_variable, image_model_name, is_api
 from cluster.machine import GIB, Machine, inspect_machine
 from cluster.model_sizes import BYTES, policy_size
 from cluster.placement import demands
@@ -51,6 +52,7 @@ def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckRes
         check_ray(joined),
         check_model_files(config),
         check_dataset(config),
+        check_image_model(config),
         check_judge_key(config),
         check_search_key(config),
     )
@@ -157,15 +159,14 @@ def check_ray(address: str | None) -> CheckResult:
 
 
 def check_model_files(config: Config) -> CheckResult:
-    wanted = {
-        "policy.path": (config.policy.path, "config.json"),
-        "render.path": (config.render.path, "model_index.json"),
-    }
+    wanted = {"policy.path": (config.policy.path, "config.json")}
+    if not is_api(config.render):
+        wanted["render.path"] = (config.render.path, "model_index.json")
     missing = {
         field: path for field, (path, file) in wanted.items() if not _has_model(path, file=file)
     }
     if not missing:
-        return _result("model_files", True, "policy and renderer are here")
+        return _result("model_files", True, f"{' and '.join(wanted)} are here")
     detail = ", ".join(f"{field} {path} is not here" for field, path in missing.items())
     mends = dict.fromkeys(
         "run `gensearcher nano build`" if "nano" in path else f"run `hf download {path}`"
@@ -189,6 +190,19 @@ def check_dataset(config: Config) -> CheckResult:
     except DataError as error:
         return _result("dataset", False, str(error), "mend the file")
     return _result("dataset", True, f"{len(rows)} tasks in {tasks.path}")
+
+
+def check_image_model(config: Config) -> CheckResult:
+    """Of a provider: is it named, and is its key set?"""
+    if not is_api(config.render):
+        return _result("image_model", True, "it draws on replicas of this run, without a key")
+    try:
+        name = image_model_name(config.render)
+    except ConfigError as error:
+        return _result("image_model", False, str(error), "set render.api.model")
+    if not (variable := api_key_variable(config.render)):
+        return _result("image_model", True, f"{name} is asked without a key")
+    return _check_key("image_model", variable, name)
 
 
 def check_judge_key(config: Config) -> CheckResult:

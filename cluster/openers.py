@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from actors.image_models import api_key_variable
 from cluster.nano_judge import nano_judge
 from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
@@ -33,15 +34,21 @@ class Keys:
     providers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """By name of the provider."""
     judge: str = field(default="", repr=False)
+    render: str = field(default="", repr=False)
 
 
 def read_keys(config: Config) -> Keys:
     """The keys that the recipe needs. Raises ConfigError for one that is not set."""
     tools, judged = config.tools, config.judge.kind == "openai"
+    render = api_key_variable(config.render)
     providers = {name: secret(variable) for name, variable in tools.needed_keys.items()}
     if "jina" in tools.pages and has_secret(tools.jina.api_key_env):
         providers["jina"] = secret(tools.jina.api_key_env)
-    return Keys(providers=providers, judge=secret(config.judge.api_key_env) if judged else "")
+    return Keys(
+        providers=providers,
+        judge=secret(config.judge.api_key_env) if judged else "",
+        render=secret(render) if render else "",
+    )
 
 
 def prepare_corpus(config: Config, run_dir: Path) -> None:

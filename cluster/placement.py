@@ -7,6 +7,7 @@ actor of a run is one `Demand`; `refuse_what_cannot_fit` packs them onto the nod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from actors.image_models import is_api
 from core.config import Config
 from core.errors import ConfigError
 
@@ -54,7 +55,7 @@ def demands(config: Config) -> tuple[Demand, ...]:
     )
     return (
         *(rollout,) * config.rollout.num_workers,
-        *(render,) * max(1, config.render.min_replicas),
+        *(render,) * (0 if is_api(config.render) else max(1, config.render.min_replicas)),
         learner,
         search,
         judge,

@@ -8,6 +8,7 @@ machine and loads no model. Raises ConfigError when a model's size cannot be kno
 from collections import Counter
 from dataclasses import dataclass
 
+from actors.image_models import is_api
 from cluster.model_sizes import image_model_size, policy_size
 from cluster.placement import demands
 from cluster.plan_memory import host_memory, learner_memory, render_memory, rollout_memory
@@ -56,7 +57,7 @@ class Plan:
 def make_plan(config: Config, *, recipe: str) -> Plan:
     """Raises ConfigError when a model's size cannot be known."""
     policy = policy_size(config.policy.path)
-    image_model = image_model_size(config.render.path)
+    image_model = None if is_api(config.render) else image_model_size(config.render.path)
     return Plan(
         recipe=recipe,
         placements=placements(config),

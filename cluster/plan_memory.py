@@ -1,5 +1,6 @@
 """The memory of a plan: weights, gradients, optimizer, activations and caches, with formulas."""
 
+from actors.image_models import is_api
 from cluster import rates
 from cluster.model_sizes import BYTES, ImageModelSize, PolicySize
 from cluster.rates import Figure
@@ -94,8 +95,10 @@ def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     )
 
 
-def render_memory(config: Config, model: ImageModelSize) -> tuple[Figure, ...]:
-    """Per GPU of a replica, or of all replicas on CPUs."""
+def render_memory(config: Config, model: ImageModelSize | None) -> tuple[Figure, ...]:
+    """Per GPU of a replica, or of all replicas on CPUs; nothing for a provider's model."""
+    if model is None:
+        return ()
     on_gpu = config.render.num_gpus_per_replica > 0
     where = "render, per GPU" if on_gpu else "render replicas (host)"
     share = 1 if on_gpu else config.render.max_replicas
@@ -106,7 +109,7 @@ def render_memory(config: Config, model: ImageModelSize) -> tuple[Figure, ...]:
 
 def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     """What the processes themselves take, and the weights on their way."""
-    others = 4 + config.render.max_replicas
+    others = 4 + (0 if is_api(config.render) else config.render.max_replicas)
     payload = policy.params * BYTES[config.policy.dtype]
     store = max(2.0 * payload, config.cluster.object_store_gib * 2**30)
     vllm, other = rates.VLLM_PROCESS_BYTES, rates.OTHER_PROCESS_BYTES

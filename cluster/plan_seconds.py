@@ -8,13 +8,16 @@ from cluster.rates import EpisodeShape, Figure
 from core.config import Config
 
 
-def stage_seconds(config: Config, policy: PolicySize, model: ImageModelSize) -> tuple[Figure, ...]:
-    """Seconds of each stage of one step, were nothing overlapped."""
+def stage_seconds(
+    config: Config, policy: PolicySize, model: ImageModelSize | None
+) -> tuple[Figure, ...]:
+    """Seconds of each stage of one step, were nothing overlapped; without a `model`, a provider's
+    draws."""
     shape = rates.NANO_EPISODE if config.policy.system_prompt == "nano" else rates.FULL_EPISODE
     return (
         _rollout_seconds(config, policy, shape),
         _tool_seconds(config, shape),
-        _render_seconds(config, model, shape),
+        _render_seconds(config, model, shape) if model else _api_render_seconds(config),
         _judge_seconds(config),
         _learn_seconds(config, policy, shape),
         _broadcast_seconds(config, policy),
@@ -77,6 +80,17 @@ def _render_seconds(config: Config, model: ImageModelSize, shape: EpisodeShape) 
         f"{model.transformer_params:.3g} x {tokens:,} tokens x {render.steps} steps x {passes}",
         _sources(rate.source, model.source, "attention not counted"),
     )
+
+
+def _api_render_seconds(config: Config) -> Figure:
+    images, api = num_episodes(config) * len(config.render.seeds), config.render.api
+    waves, rate = math.ceil(images / api.max_in_flight), rates.API_IMAGE_S
+    by_rate_s = images / api.per_second
+    formula = (
+        f"the longer of {waves} waves of {api.max_in_flight} images x {rate.value:g} s and "
+        f"{images} images / {api.per_second:g} a second"
+    )
+    return _seconds("render", max(waves * rate.value, by_rate_s), formula, rate.source)
 
 
 def _image_tokens(width: int, height: int, model: ImageModelSize) -> int:

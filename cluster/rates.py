@@ -83,6 +83,7 @@ BROADCAST_BYTES_PER_S = Rate(
 )
 WEB_SEARCH_S = Rate(value=2.0, source="assumed: one live search with its images")
 LOCAL_SEARCH_S = Rate(value=0.02, source="measured: one SQLite query through the search actor")
+API_IMAGE_S = Rate(value=20.0, source="assumed: one picture of a provider's image model")
 API_JUDGE_S = Rate(value=10.0, source="assumed: one judge call with two images")
 PIXEL_JUDGE_S = Rate(value=0.1, source="measured: 16 pictures at once through the judge actor")
 

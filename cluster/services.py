@@ -1,8 +1,9 @@
 """Everything that a run needs beside its rollout workers and its learner.
 
 Enters: a Config, and a connected Ray. Leaves: `Services` - image store, search actor, judge actor,
-render deployment - ready for work. Taken down in reverse order, also when one of them fails to
-start; errors of start-up (a missing file, a missing key) pass through as they are.
+image model (a render deployment, or a client of an API) - ready for work. Taken down in reverse
+order, also when one of them fails to start; errors of start-up (a missing file, a missing key) pass
+through as they are.
 
 Files of a run, under runs/<name>/: images/, corpus.sqlite, tools.sqlite, renders.sqlite.
 """
@@ -16,12 +17,15 @@ from pathlib import Path
 
 import ray
 
+from actors.api_painter import open_api_model
+from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
 from actors.search import SearchClient, start_search_actor
 from cluster.openers import Keys, open_judge, open_toolbox, prepare_corpus, read_keys
 from core.config import Config
 from core.protocols import ImageModel, Judge, Reward, Toolbox, ToolSpec
+from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from rewards.reward import DualReward
 
@@ -49,10 +53,7 @@ def start_services(config: Config) -> Iterator[Services]:
     with ExitStack() as stack:
         toolbox, tool_specs = _start_search(config, run_dir, keys, stack)
         judge = _start_judge(config, run_dir, keys, stack)
-        stack.callback(stop_render)
-        image_model = deploy_render(
-            config.render, store=images, cache_path=run_dir / "renders.sqlite"
-        )
+        image_model = _start_image_model(config, run_dir, keys, images, stack)
         yield Services(
             images_folder=run_dir / "images",
             images=images,
@@ -88,3 +89,22 @@ def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) ->
     )
     stack.callback(ray.kill, handle)
     return client
+
+
+def _start_image_model(
+    config: Config, run_dir: Path, keys: Keys, images: FileImageStore, stack: ExitStack
+) -> ImageModel:
+    cache_path = run_dir / "renders.sqlite"
+    if is_api(config.render):
+        return open_api_model(
+            config.render,
+            api_key=keys.render,
+            # The operator names this endpoint; it may well be on a private network.
+            http=AiohttpClient(may_connect=lambda address: True),
+            guarded=AiohttpClient(),
+            store=images,
+            cache_path=cache_path,
+        )
+    app_name = f"render-{config.run.name}"
+    stack.callback(stop_render, app_name)
+    return deploy_render(config.render, app_name=app_name, store=images, cache_path=cache_path)

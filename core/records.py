@@ -252,8 +252,13 @@ class RenderRequest:
 class RenderedImage:
     image: ImageRef
     request: RenderRequest
+    """What was drawn: with `dropped_references` above 0 no longer what was asked for."""
     seconds: float
     cached: bool
+    cost_usd: float = 0.0
+    """Of this picture; 0 when it was cached."""
+    dropped_references: int = 0
+    """Left out by `render.extra_references = renumber`; the prompt no longer points at them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

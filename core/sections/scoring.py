@@ -5,11 +5,20 @@ from typing import Literal
 from pydantic import Field
 
 from core.sections.base import Section
+from core.sections.image_models import ImageApiConfig, PipelineCallConfig
 
 
 class RenderConfig(Section):
-    pipeline: Literal["nano", "qwen-image-edit", "qwen-image"] = "nano"
+    backend: Literal["diffusers", "openai", "gemini", "seedream"] = "diffusers"
+    """diffusers draws on replicas of ours; the others are asked over HTTP (`api`)."""
+    pipeline: Literal["nano", "qwen-image-edit", "qwen-image", "custom"] = "nano"
+    """Of diffusers; custom is described by `call`."""
     path: str = "models/nano/renderer"
+    call: PipelineCallConfig = PipelineCallConfig()
+    api: ImageApiConfig = ImageApiConfig()
+    extra_references: Literal["refuse", "renumber"] = "refuse"
+    """An answer with more references than the model takes is refused as the agent's fault, or
+    its first ones are kept and the prompt is rewritten to point at no other."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: int = Field(4, ge=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)

@@ -192,3 +192,24 @@ def test_this_machine_can_be_inspected_before_the_run_folder_exists(tmp_path: Pa
     assert machine.memory_gib > 0
     assert machine.free_disk_gib > 0
     assert set(machine.installed) <= set(machine.locked)
+
+
+@pytest.mark.parametrize(
+    ("render", "mend"),
+    [
+        ({"backend": "openai"}, "set render.api.model"),
+        ({"backend": "openai", "api": {"model": "m"}}, "export OPENAI_API_KEY"),
+        ({"backend": "gemini", "api": {"model": "m", "api_key_env": "G"}}, "export G="),
+        ({"backend": "openai", "api": {"model": "m", "api_key_env": ""}}, None),
+        ({}, None),
+    ],
+)
+def test_a_providers_image_model_needs_a_name_and_a_key(
+    render: dict[str, Any], mend: str | None
+) -> None:
+    found = failed(diagnose(config_of(render=render), recipe="nano", machine=LAPTOP))
+
+    assert ("image_model" in found) == (mend is not None)
+    assert (mend or "") in found.get("image_model", "")
+    if render:
+        assert "render.path" not in found.get("model_files", "")

@@ -33,3 +33,10 @@ def test_what_is_there_and_what_is_asked_are_named() -> None:
 def test_a_learner_on_a_gpu_has_one_of_its_own() -> None:
     asked = demands(build_config({"learner": {"device": "cuda"}}))
     assert [demand.num_gpus for demand in asked if demand.name == "learner"] == [1]
+
+
+def test_a_providers_image_model_asks_for_no_place() -> None:
+    config = build_config({"render": {"backend": "openai", "num_gpus_per_replica": 1}})
+
+    assert "render actor" not in {demand.name for demand in demands(config)}
+    assert sum(demand.num_gpus for demand in demands(config)) == 0

@@ -186,3 +186,14 @@ def test_every_figure_names_its_formula_and_its_source() -> None:
         assert figure.value > 0, figure
         assert figure.formula, figure
         assert figure.source, figure
+
+
+def test_a_providers_image_model_takes_no_memory_of_ours() -> None:
+    config = load_config("nano", overrides=["render.backend=openai", "render.api.per_second=0.1"])
+    plan = make_plan(config, recipe="nano")
+
+    assert not [figure for figure in plan.memory if "render" in figure.where]
+    (render,) = [figure for figure in plan.seconds if figure.where == "render"]
+    images = config.train.groups_per_step * config.train.group_size
+    assert render.value == pytest.approx(images / 0.1), "longer than its waves"
+    assert "render actor" not in {placement.role for placement in plan.placements}

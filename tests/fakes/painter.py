@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+from actors.render_client import Painted
 from core.errors import InfraError, RenderError
 from core.records import RenderRequest
 from tests.fakes.failures import FailureScript
@@ -30,7 +31,7 @@ class FakePainter:
         self.open.set()
         self.events: list[tuple[Any, ...]] = []
 
-    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> bytes:
+    async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
         self.events.append(("paint", request.prompt, len(references)))
         await self.open.wait()
         if self._hanging.should_fail(request.prompt):
@@ -40,4 +41,4 @@ class FakePainter:
         if request.prompt in self._raising:
             raise RenderError("the pipeline raised")
         self.events.append(("done", request.prompt))
-        return paint_key(request)
+        return Painted(data=paint_key(request))

@@ -23,6 +23,7 @@ from tests.fakes.images import MemoryImageStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray]
 
+APP = "render-test"
 SHIPPED = "models/nano/renderer"
 FLAG = Flag(
     layout="diagonal",
@@ -43,7 +44,7 @@ def serve_app(ray_cluster: str) -> Iterator[None]:
 def deploy(path: Path | str, store: MemoryImageStore, folder: Path, **changes: Any) -> RenderClient:
     values: dict[str, Any] = {"path": str(path), "steps": 2, "num_cpus_per_replica": 0.1}
     config = RenderConfig(**(values | changes))
-    return deploy_render(config, store=store, cache_path=folder / "renders.sqlite")
+    return deploy_render(config, app_name=APP, store=store, cache_path=folder / "renders.sqlite")
 
 
 async def test_the_shipped_model_renders_and_survives_a_killed_replica(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ async def test_a_real_text_pipeline_takes_no_references(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="takes 0 at most"):
         await client.render(make_render_request(references=(store.put(png_bytes()),)))
 
-    stop_render()
+    stop_render(APP)
     assert serve.status().applications == {}
 
 
