@@ -207,9 +207,9 @@ def check_image_model(config: Config) -> CheckResult:
 
 def check_judge_key(config: Config) -> CheckResult:
     judge = config.judge
-    if judge.kind == "pixels":
-        return _result("judge_key", True, "the pixel judge needs none")
-    return _check_key("judge_key", judge.api_key_env, f"judge {judge.model}")
+    if judge.key_variable is None:
+        return _result("judge_key", True, f"the judge ({judge.kind}) needs none")
+    return _check_key("judge_key", judge.key_variable, f"judge {judge.model}")
 
 
 def check_search_key(config: Config) -> CheckResult:

@@ -4,15 +4,15 @@ The outcome table comes first: an episode without a usable answer gets the floor
 An answer is judged as text while its images render; each image is judged the moment its render
 ends. With several render seeds the scores are averaged.
 
-Never raises for a fault of a stage: that is retried within a budget, then it is the member's
-Failure. In training, an episode that met a broken tool is a Failure too; in evaluation it is
-scored, and `Trajectory.tool_errors` flags it.
+Never raises for a fault of a stage: it is the member's Failure. Nothing is asked again here: a
+render is the render client's to repeat, a verdict the judge's Endpoint's (or, when its actor
+dies, the judge client's). In training, an episode that met a broken tool is a Failure too; in
+evaluation it is scored, and `Trajectory.tool_errors` flags it.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from cluster.parts import Mode
 from cluster.timeline import Timeline
@@ -41,7 +41,6 @@ from core.records import (
 from core.sections.scoring import RenderConfig
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Grader:
@@ -53,14 +52,12 @@ class Grader:
         render: RenderConfig,
         masked_reasons: Sequence[StopReason],
         timeline: Timeline,
-        max_tries: int = 2,
     ) -> None:
         self._reward = reward
         self._image_model = image_model
         self._render = render
         self._masked_reasons = frozenset(masked_reasons)
         self._timeline = timeline
-        self._max_tries = max_tries
 
     async def grade(self, trajectory: Trajectory, *, mode: Mode) -> Member:
         """What became of this episode."""
@@ -100,12 +97,9 @@ class Grader:
         return rendered[0], mean_score(scores)
 
     async def _judge_text(self, item: str, task: Task, answer: Answer) -> tuple[ScorePart, ...]:
-        with self._timeline.span("judge", item):
-            return await self._attempt(
-                JudgeError,
-                f"text judge of rollout {item}",
-                lambda: self._reward.text_parts(task=task, answer=answer),
-            )
+        what = f"text judge of rollout {item}"
+        with self._timeline.span("judge", item), boundary(JudgeError, what):
+            return await self._reward.text_parts(task=task, answer=answer)
 
     async def _judge_image(
         self, item: str, task: Task, answer: Answer, *, seed: int
@@ -117,34 +111,14 @@ class Grader:
             steps=self._render.steps,
             model=self._image_model.name,
         )
-        with self._timeline.span("render", item):
-            rendered = await self._attempt(
-                RenderError,
-                f"render of rollout {item}",
-                lambda: self._image_model.render(request),
-            )
-        with self._timeline.span("judge", item):
-            parts = await self._attempt(
-                JudgeError,
-                f"image judge of rollout {item}",
-                lambda: self._reward.image_parts(task=task, rendered=rendered),
-            )
-        return rendered, parts
-
-    async def _attempt(
-        self, kind: type[StageError], what: str, call: Callable[[], Awaitable[T]]
-    ) -> T:
-        """Call until it works, at most `max_tries` times; the last StageError passes through."""
-        tries = 1
-        while True:
-            try:
-                with boundary(kind, what):
-                    return await call()
-            except StageError as error:
-                if not error.retryable or tries >= self._max_tries:
-                    raise
-                tries += 1
-                logger.info("%s, try %s of %s: %s", what, tries, self._max_tries, error)
+        with (
+            self._timeline.span("render", item),
+            boundary(RenderError, f"render of rollout {item}"),
+        ):
+            rendered = await self._image_model.render(request)
+        what = f"image judge of rollout {item}"
+        with self._timeline.span("judge", item), boundary(JudgeError, what):
+            return rendered, await self._reward.image_parts(task=task, rendered=rendered)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

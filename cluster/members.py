@@ -1,8 +1,10 @@
 """One member of a group, from its task to its outcome: play the episode, grade it, try again.
 
-The same path serves training and evaluation. A member whose attempt failed by a fault of ours is
-issued again under the next attempt number, up to `max_reissues` times; its last Failure is then
-its outcome. `on_attempt` is told of every attempt.
+The same path serves training and evaluation. A member whose episode failed by a fault of ours (an
+engine, a node, a tool) is issued again under the next attempt number, up to `max_reissues` times;
+its last Failure is then its outcome. A whole episode whose render or verdict failed is not played
+again: whoever renders and judges has already asked as often as its budget allows. `on_attempt` is
+told of every attempt.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ from cluster.grading import Grader
 from cluster.parts import Mode, RolloutPool
 from cluster.timeline import Span, Timeline
 from core.errors import InfraError
-from core.records import Failure, Member, RolloutId, Score, Task, Trajectory
+from core.records import Failure, Member, RolloutId, Score, Stage, Task, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ class MemberRunner:
             outcome = member.outcome
             if isinstance(outcome, Score):
                 return member
-            if not outcome.retryable or attempt >= self._max_reissues:
+            unplayed = member.trajectory is None or outcome.stage is Stage.TOOL
+            if not (unplayed and outcome.retryable) or attempt >= self._max_reissues:
                 logger.warning("rollout=%s given up: %s", rollout_id, outcome.message)
                 return member
             attempt += 1

@@ -5,26 +5,22 @@ Their processes import this module, so it stays light: no torch, no diffusers, n
 Files, under runs/<name>/: images/, corpus.sqlite (the nano world's pages), tools.sqlite (cache).
 """
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.image_models import api_key_variable
+from cluster.judges import open_model_judge
 from cluster.nano_judge import nano_judge
 from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
 from core.protocols import Judge
 from envs.cache import ToolCache
 from envs.corpus import build_corpus
-from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from envs.nano.world import World
 from envs.toolbox import LocalToolbox
 from envs.tools import BrowseTool, ImageSearchTool, SearchTool
-from rewards.openai_judge import OpenAIJudge
-
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +35,14 @@ class Keys:
 
 def read_keys(config: Config) -> Keys:
     """The keys that the recipe needs. Raises ConfigError for one that is not set."""
-    tools, judged = config.tools, config.judge.kind == "openai"
+    tools, judge = config.tools, config.judge.key_variable
     render = api_key_variable(config.render)
     providers = {name: secret(variable) for name, variable in tools.needed_keys.items()}
     if "jina" in tools.pages and has_secret(tools.jina.api_key_env):
         providers["jina"] = secret(tools.jina.api_key_env)
     return Keys(
         providers=providers,
-        judge=secret(config.judge.api_key_env) if judged else "",
+        judge=secret(judge) if judge else "",
         render=secret(render) if render else "",
     )
 
@@ -74,21 +70,11 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys) -> LocalToolbox:
     )
 
 
-def open_judge(config: Config, run_dir: Path, keys: Keys) -> Judge:
-    """The judge of the recipe; called where the judge actor runs."""
-    images = FileImageStore(run_dir / "images")
-    match config.judge.kind:
-        case "pixels":
-            return nano_judge(store=images)
-        case "openai":
-            return OpenAIJudge(
-                # The operator names this endpoint; it may well be on a private network.
-                http=AiohttpClient(may_connect=lambda address: True),
-                images=images,
-                base_url=config.judge.base_url or OPENAI_URL,
-                model=config.judge.model,
-                api_key=keys.judge,
-                timeout_s=config.judge.timeout_s,
-                max_tries=config.judge.max_tries,
-                in_flight=asyncio.Semaphore(config.judge.max_in_flight),
-            )
+def open_judge(config: Config, run_dir: Path, keys: Keys, *, cached: bool = True) -> Judge:
+    """The judge of the recipe; called where the judge actor runs.
+
+    `cached=False`: every verdict is asked for anew (the canary set).
+    """
+    if config.judge.kind == "pixels":
+        return nano_judge(store=FileImageStore(run_dir / "images"))
+    return open_model_judge(config, run_dir, api_key=keys.judge, cached=cached)

@@ -99,8 +99,10 @@ def _image_tokens(width: int, height: int, model: ImageModelSize) -> int:
 
 def _judge_seconds(config: Config) -> Figure:
     judge = config.judge
-    rate = rates.API_JUDGE_S if judge.kind == "openai" else rates.PIXEL_JUDGE_S
-    waves = math.ceil(num_episodes(config) * len(config.render.seeds) / judge.max_in_flight)
+    rate = rates.PIXEL_JUDGE_S if judge.kind == "pixels" else rates.API_JUDGE_S
+    waves = math.ceil(
+        num_episodes(config) * len(config.render.seeds) * judge.votes / judge.max_in_flight
+    )
     formula = f"{waves} waves of {judge.max_in_flight} calls x {rate.value:g} s"
     return _seconds("judge", waves * rate.value, formula, rate.source)
 

@@ -1,19 +1,23 @@
 """Any OpenAI-compatible chat endpoint that takes text and images: judges and summarisers use it.
 
 In: a system text, and content parts in order. Out: what `read` makes of the reply; a reply that
-`read` refuses with a retryable StageError is asked for again. Temperature is 0.
+`read` refuses with a retryable StageError is asked for again by the Endpoint, which owns every
+retry. Temperature is 0. An endpoint that refuses a parameter (`max_tokens` of newer models, a
+schema or a temperature that it does not take) is asked without it from then on.
 """
 
 import base64
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from core.endpoint import Endpoint, HttpRequest
 from core.errors import StageError
 from core.protocols import HttpResponse
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_REPLY_BYTES = 1 << 20
@@ -31,12 +35,25 @@ Part = str | Picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Dollars for a million tokens, as the provider's price list says them."""
+
+    prompt_usd: float = 0.0
+    completion_usd: float = 0.0
+
+    def of(self, *, prompt_tokens: int, completion_tokens: int) -> float:
+        spent = prompt_tokens * self.prompt_usd + completion_tokens * self.completion_usd
+        return spent / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
     text: str
     finish_reason: str
-    """"stop"; "length" when the reply was cut."""
+    """ "stop"; "length" when the reply was cut."""
     prompt_tokens: int
     completion_tokens: int
+    cost_usd: float = 0.0
 
 
 class ChatModel(Protocol):
@@ -58,6 +75,15 @@ class ChatModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dialect:
+    """What this endpoint takes, as far as its refusals have told."""
+
+    limit: str = "max_tokens"
+    temperature: bool = True
+    schema: bool = True
+
+
 class OpenAIChat:
     """Implements `ChatModel` over `POST {base_url}/chat/completions`."""
 
@@ -69,6 +95,8 @@ class OpenAIChat:
         model: str,
         api_key: str,
         error: type[StageError],
+        price: Price | None = None,
+        provider: str = "openai",
     ) -> None:
         """`error` is the endpoint's kind; an empty `api_key` sends none."""
         self._endpoint = endpoint
@@ -76,10 +104,13 @@ class OpenAIChat:
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._error = error
+        self._price = price or Price()
+        self._provider = provider
+        self._dialect = _Dialect()
 
     @property
     def name(self) -> str:
-        return f"openai:{self._model}"
+        return f"{self._provider}:{self._model}"
 
     async def complete(
         self,
@@ -90,44 +121,72 @@ class OpenAIChat:
         read: Callable[[ChatReply], T],
         schema: Mapping[str, Any] | None = None,
     ) -> T:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "temperature": 0,
-            "max_tokens": max_tokens,
-            "messages": [
-                {"role": "system", "content": system},
-                {"role": "user", "content": [_part(part) for part in content]},
-            ],
-        }
-        if schema is not None:
-            named = {"name": "reply", "strict": True, "schema": dict(schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
-        request = HttpRequest(
-            method="POST",
-            url=self._url,
-            headers=self._headers,
-            json_body=body,
-            max_bytes=MAX_REPLY_BYTES,
-        )
-        return await self._endpoint.ask(request, lambda response: read(self._reply(response)))
+        messages = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": [_part(part) for part in content]},
+        ]
+        while True:
+            used = self._dialect
+            request = HttpRequest(
+                method="POST",
+                url=self._url,
+                headers=self._headers,
+                json_body={
+                    "model": self._model,
+                    "messages": messages,
+                    used.limit: max_tokens,
+                    **({"temperature": 0} if used.temperature else {}),
+                    **(_response_format(schema) if schema and used.schema else {}),
+                },
+                max_bytes=MAX_REPLY_BYTES,
+            )
+            try:
+                return await self._endpoint.ask(request, lambda reply: read(self._reply(reply)))
+            except StageError as error:
+                adapted = _adapted(used, error, with_schema=schema is not None)
+                if adapted is None:
+                    raise
+                logger.warning("%s: %s; asking without it from now on", self.name, error)
+                self._dialect = adapted
 
     def _reply(self, response: HttpResponse) -> ChatReply:
         try:
             value = json.loads(response.body)
             choice, usage = value["choices"][0], value.get("usage") or {}
-            text = choice["message"]["content"]
-            reply = ChatReply(
-                text=text,
-                finish_reason=str(choice.get("finish_reason")),
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
-            )
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            said, reason = choice["message"], str(choice.get("finish_reason"))
+            text, refused = said["content"], bool(said.get("refusal"))
+            tokens = {
+                "prompt_tokens": int(usage.get("prompt_tokens") or 0),
+                "completion_tokens": int(usage.get("completion_tokens") or 0),
+            }
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             message = f"the endpoint sent no chat completion: {error!r}"
             raise self._error(message, error_type="BadReply") from error
+        if refused or reason == "content_filter":
+            message = f"{self.name} refused to answer (finish_reason {reason[:40]})"
+            raise self._error(message, retryable=False, error_type="Blocked")
         if not isinstance(text, str):
             raise self._error("the endpoint sent a completion without text", error_type="BadReply")
-        return reply
+        cost_usd = self._price.of(**tokens)
+        return ChatReply(text=text, finish_reason=reason, cost_usd=cost_usd, **tokens)
+
+
+def _adapted(used: _Dialect, error: StageError, *, with_schema: bool) -> _Dialect | None:
+    """The dialect less what this error refuses; None when it refuses nothing of the kind."""
+    text = str(error)
+    if error.error_type not in ("HTTP 400", "HTTP 422"):
+        return None
+    if used.limit == "max_tokens" and "max_completion_tokens" in text:
+        return replace(used, limit="max_completion_tokens")
+    if used.temperature and "temperature" in text:
+        return replace(used, temperature=False)
+    named = any(word in text for word in ("response_format", "json_schema", "guided"))
+    return replace(used, schema=False) if with_schema and used.schema and named else None
+
+
+def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"name": "reply", "strict": True, "schema": dict(schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
 def _part(part: Part) -> dict[str, Any]:

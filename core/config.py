@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from core.errors import ConfigError
 from core.files import write_atomic
 from core.sections.base import Section
+from core.sections.judge import JudgeConfig
 from core.sections.learner import LearnerConfig, SftConfig
 from core.sections.run import (
     ClusterConfig,
@@ -31,7 +32,7 @@ from core.sections.run import (
     TrainConfig,
     WandbConfig,
 )
-from core.sections.scoring import JudgeConfig, RenderConfig, RewardConfig
+from core.sections.scoring import RenderConfig, RewardConfig
 from core.sections.tools import ToolsConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs"

@@ -16,7 +16,7 @@ ROOMS = ("core", "envs", "rewards", "learners", "actors", "cluster")
 MAY_IMPORT = {
     "core": {"pydantic", "numpy", "yaml"},
     "envs": {"core", "aiohttp", "numpy", "PIL", "pydantic", "trafilatura", "transformers", "yarl"},
-    "rewards": {"core", "numpy", "PIL", "pydantic"},
+    "rewards": {"core", "numpy", "PIL", "yaml"},
     "learners": {
         *("core", "envs.chat", "numpy", "PIL", "pydantic"),
         *("torch", "deepspeed", "transformers", "peft", "safetensors"),

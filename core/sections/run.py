@@ -58,7 +58,7 @@ class TrainConfig(Section):
     more = asynchronous."""
     masked_stop_reasons: tuple[StopReason, ...] = ()
     max_reissues: int = Field(2, ge=0)
-    """How often a member is tried again after a failure of ours."""
+    """How often a member whose episode failed by a fault of ours is played again."""
     max_empty_batches: int = Field(5, ge=1)
     """Batches in a row without any gradient before the run stops and says why."""
     stall_timeout_s: float = Field(300.0, gt=0)

@@ -1,4 +1,4 @@
-"""Image models, judges, and how their verdicts become one reward."""
+"""Image models, and how verdicts become one reward; judges are in core/sections/judge.py."""
 
 from typing import Literal
 
@@ -31,16 +31,6 @@ class RenderConfig(Section):
     num_cpus_per_replica: float = Field(0.2, ge=0)
     num_gpus_per_replica: float = Field(0.0, ge=0)
     timeout_s: float = Field(120.0, gt=0)
-
-
-class JudgeConfig(Section):
-    kind: Literal["pixels", "openai"] = "pixels"
-    model: str = ""
-    base_url: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = Field(60.0, gt=0)
-    max_tries: int = Field(3, ge=1)
-    max_in_flight: int = Field(16, ge=1)
 
 
 class RewardConfig(Section):

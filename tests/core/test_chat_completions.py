@@ -65,3 +65,54 @@ async def test_what_is_no_completion_is_asked_for_again(body: bytes) -> None:
 
     assert (await ask(chat)).text == "fine"
     assert len(http.events) == 2
+
+
+def refusing(*words: str) -> tuple[OpenAIChat, MemoryHttp]:
+    """An endpoint that answers HTTP 400 to bodies which hold one of these parameters."""
+
+    def handler(method: str, url: str, body: Any) -> HttpResponse:
+        refused = next((word for word in words if word in body), None)
+        if refused is None:
+            return HttpResponse(status=200, headers={}, body=completion("fine"))
+        hint = " Use 'max_completion_tokens' instead." if refused == "max_tokens" else ""
+        error = {"error": {"message": f"Unsupported parameter: '{refused}'.{hint}"}}
+        return HttpResponse(status=400, headers={}, body=json.dumps(error).encode())
+
+    http = MemoryHttp(handler)
+    endpoint = Endpoint(http, name="judge.test", limits=LIMITS, error=JudgeError)
+    chat = OpenAIChat(endpoint, base_url="https://j/v1", model="m", api_key="", error=JudgeError)
+    return chat, http
+
+
+async def test_a_refused_parameter_is_left_out_from_then_on() -> None:
+    chat, http = refusing("max_tokens", "response_format", "temperature")
+
+    assert (await ask(chat, schema={"type": "object"})).text == "fine"
+    assert len(http.events) == 4
+    last = http.events[-1][3]
+    assert last["max_completion_tokens"] == 9
+    assert not {"max_tokens", "response_format", "temperature"} & set(last)
+    await ask(chat, schema={"type": "object"})
+    assert len(http.events) == 5, "what the endpoint takes was learnt once"
+
+
+async def test_another_bad_request_stays_an_error() -> None:
+    chat, http = refusing("messages")
+
+    with pytest.raises(JudgeError, match="Unsupported parameter: 'messages'"):
+        await ask(chat, schema={"type": "object"})
+    assert len(http.events) == 1
+
+
+async def test_a_reply_that_the_provider_blocked_is_named_and_not_asked_for_again() -> None:
+    body = json.loads(completion(None))
+    body["choices"][0]["finish_reason"] = "content_filter"
+    chat, http = make(json.dumps(body).encode())
+
+    with pytest.raises(JudgeError, match="refused to answer") as caught:
+        await ask(chat)
+    assert (caught.value.error_type, caught.value.retryable, len(http.events)) == (
+        "Blocked",
+        False,
+        1,
+    )
