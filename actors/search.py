@@ -1,18 +1,23 @@
-"""The search actor: one toolbox and its cache for all rollout workers, and the client in front.
+"""The search actors: toolboxes over one store for all rollout workers, and the client in front.
 
-In: tool calls. Out: always a ToolResult. The actor holds nothing that its constructor cannot make
-again, so Ray restarts it; the client asks again until `deadline_s` and then gives a result with
-`error` set. Errors that the toolbox raises (an image store that is full) come out as they went in.
+In: tool calls. Out: always a ToolResult. An actor holds nothing that its constructor cannot make
+again - answers, pins and counts are in the store - so Ray restarts it; the client asks again until
+`deadline_s` and then gives a result with `error` set. Errors that the toolbox raises (an image
+store that is full) come out as they went in.
 """
 
 import asyncio
+import functools
+import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import OwnerDiedError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.errors import GensearcherError, InfraError
 from core.protocols import ToolSpec
@@ -45,41 +50,83 @@ class SearchActor:
     async def call(self, call: ToolCall, rollout_id: RolloutId) -> ToolResult:
         return await self._toolbox.call(call, rollout_id=rollout_id)
 
+    async def release(self, ordinals: Sequence[int]) -> None:
+        await self._toolbox.release(ordinals)
+
     async def counters(self) -> ToolCounters:
         return self._toolbox.counters()
 
     async def specs(self) -> tuple[ToolSpec, ...]:
         return self._toolbox.specs
 
+    async def node_id(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
 
-def start_search_actor(open_toolbox: Callable[[], LocalToolbox], *, num_cpus: float) -> Any:
-    """The handle of a new actor; `open_toolbox` travels by cloudpickle and opens its own files."""
-    actor = ray.remote(SearchActor).options(
+
+def start_search_actors(
+    open_toolbox: Callable[[], LocalToolbox], *, number: int = 1, num_cpus: float
+) -> list[Any]:
+    """The handles of new actors; `open_toolbox` travels by cloudpickle and opens its own files.
+
+    A store serves one node, so the others go where the first one went.
+    """
+    kind = ray.remote(SearchActor).options(
         num_cpus=num_cpus, max_restarts=-1, max_concurrency=MAX_CONCURRENCY
     )
-    return actor.remote(open_toolbox)
+    first = kind.remote(open_toolbox)
+    if number == 1:
+        return [first]
+    where = NodeAffinitySchedulingStrategy(ray.get(first.node_id.remote()), soft=False)
+    beside = kind.options(scheduling_strategy=where)
+    return [first, *(beside.remote(open_toolbox) for _ in range(number - 1))]
 
 
 class SearchClient:
-    """Implements core.protocols.Toolbox. Keeps no state, so it travels to every worker."""
+    """Implements core.protocols.Toolbox. Keeps no state, so it travels to every worker.
 
-    def __init__(self, handle: Any, *, deadline_s: float = DEADLINE_S) -> None:
+    Equal calls go to the same actor; calls that only mean the same meet in the store.
+    """
+
+    def __init__(self, handles: Sequence[Any], *, deadline_s: float = DEADLINE_S) -> None:
         """`deadline_s` bounds one call with all its repetitions."""
-        self._handle = handle
+        self._handles = tuple(handles)
         self._deadline_s = deadline_s
 
     async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
         started = time.monotonic()
+        handle = self._handles[self._place(call)]
         try:
-            return await self._ask(lambda: self._handle.call.remote(call, rollout_id))
+            return await self._ask(lambda: handle.call.remote(call, rollout_id))
         except Unreachable as error:
             logger.warning("rollout=%s tool=%s: %s", rollout_id, call.name, error)
             latency_s = time.monotonic() - started
             return ToolResult(text=UNAVAILABLE, error=str(error), latency_s=latency_s)
 
+    async def release(self, ordinals: Sequence[int]) -> None:
+        """An actor that is away keeps its pins: they cost room, and the next launch drops them."""
+        try:
+            for handle in self._handles:
+                await self._ask(functools.partial(handle.release.remote, ordinals))
+        except Unreachable as error:
+            logger.warning("pins of tasks %s are kept: %s", ordinals, error)
+
     async def counters(self) -> ToolCounters:
-        """Since the actor's last start. Raises Unreachable."""
-        return await self._ask(self._handle.counters.remote)
+        """Of the session. Raises Unreachable."""
+        counters = [await self._ask(handle.counters.remote) for handle in self._handles]
+        if len(counters) > 1:  # the first one spoke before the others had written theirs down
+            counters[0] = await self._ask(self._handles[0].counters.remote)
+        return replace(
+            counters[0],
+            in_flight=sum(one.in_flight for one in counters),
+            p50_s=max(one.p50_s for one in counters),
+            p95_s=max(one.p95_s for one in counters),
+        )
+
+    def _place(self, call: ToolCall) -> int:
+        if len(self._handles) == 1:
+            return 0
+        digest = hashlib.sha256(f"{call.name}\0{call.arguments}".encode(errors="replace")).digest()
+        return int.from_bytes(digest[:4], "big") % len(self._handles)
 
     async def _ask(self, send: Callable[[], Awaitable[T]]) -> T:
         pause_s, last = FIRST_PAUSE_S, "it did not answer"

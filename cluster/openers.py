@@ -2,7 +2,8 @@
 
 Their processes import this module, so it stays light: no torch, no diffusers, no Ray.
 
-Files, under runs/<name>/: images/, corpus.sqlite (the nano world's pages), tools.sqlite (cache).
+Files, under runs/<name>/: images/, corpus.sqlite (the nano world's pages), store/ (what
+the tools fetched, its images in images/ too; see envs/store).
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,19 @@ from cluster.nano_judge import nano_judge
 from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
 from core.protocols import Judge
-from envs.cache import ToolCache
 from envs.corpus import build_corpus
 from envs.images import FileImageStore
 from envs.nano.world import World
+from envs.store.library import Library, Usage
+from envs.store.read_through import Ages
+from envs.store.store import Store
+from envs.store.values import Kind
 from envs.toolbox import LocalToolbox
 from envs.tools import BrowseTool, ImageSearchTool, SearchTool
+
+STORE = "store"
+HOUR_S = 3600.0
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +58,67 @@ def read_keys(config: Config) -> Keys:
 def prepare_corpus(config: Config, run_dir: Path) -> None:
     """Write the nano world's pages and images for this run, unless they are there already."""
     path = run_dir / CORPUS
-    if "nano" in config.tools.providers and not path.is_file():
+    live = config.tools.mode != "replay"
+    if live and "nano" in config.tools.providers and not path.is_file():
         world, store = World(), FileImageStore(run_dir / "images")
         build_corpus(path, pages=world.pages(), images=world.images(), store=store)
 
 
-def open_toolbox(config: Config, run_dir: Path, keys: Keys) -> LocalToolbox:
-    """The tools of the recipe over their files; called where the search actor runs."""
-    providers = open_providers(config, run_dir, keys.providers)
-    cache_path = Path(config.tools.cache_path or run_dir / "tools.sqlite")
+def prepare_store(config: Config, run_dir: Path) -> None:
+    """Refuse a replay of nothing before anything starts. Raises ConfigError."""
+    if config.tools.mode == "replay":
+        Store.existing(store_folder(config, run_dir)).close()
+
+
+def store_folder(config: Config, run_dir: Path) -> Path:
+    return Path(config.tools.store).resolve() if config.tools.store else run_dir / STORE
+
+
+def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0") -> LocalToolbox:
+    """The tools of the recipe over their files; called where a search actor runs.
+
+    `launch` names this start of the run: pins of its earlier ones are dropped.
+    """
+    library = open_library(config, run_dir, launch=launch)
+    if config.tools.mode == "replay":
+        search = library.search(None)
+        image_search = library.image_search(None)
+        pages = library.pages(None)
+    else:
+        providers = open_providers(config, run_dir, keys.providers, images=library.images)
+        search = library.search(providers.search)
+        image_search = library.image_search(providers.image_search)
+        pages = library.pages(providers.pages)
     return LocalToolbox(
         [
-            SearchTool(providers.search, top_k=config.tools.top_k),
-            ImageSearchTool(providers.image_search, top_k=config.tools.max_images_per_search),
-            BrowseTool(providers.pages),
+            SearchTool(search, top_k=config.tools.top_k),
+            ImageSearchTool(image_search, top_k=config.tools.max_images_per_search),
+            BrowseTool(pages),
         ],
-        ToolCache(cache_path),
-        timeout_s=config.tools.timeout_s,
+        library,
+        deadline_s=config.tools.timeout_s,
     )
+
+
+def open_library(config: Config, run_dir: Path, *, launch: str) -> Library:
+    """The store of the recipe, made if it is missing. Its images are the run's, if it is too."""
+    tools, images = config.tools, run_dir / "images"
+    folder = store_folder(config, run_dir)
+    store = Store(folder, images=None if tools.store else images)
+    hours = tools.ttl_hours
+    usage = Usage(
+        session=f"{config.run.name}/{launch}",
+        mode=tools.mode,
+        on_miss=tools.on_miss,
+        ages=Ages(
+            found={kind: HOUR_S * getattr(hours, kind) for kind in Kind},
+            nothing=HOUR_S * hours.nothing,
+        ),
+        max_bytes=int(tools.max_store_gib * GIB),
+        timeout_s=tools.timeout_s,
+    )
+    is_shared = store.images.folder == images.resolve()
+    return Library(store, usage, run_images=None if is_shared else FileImageStore(images))
 
 
 def open_judge(config: Config, run_dir: Path, keys: Keys, *, cached: bool = True) -> Judge:

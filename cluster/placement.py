@@ -57,7 +57,7 @@ def demands(config: Config) -> tuple[Demand, ...]:
         *(rollout,) * config.rollout.num_workers,
         *(render,) * (0 if is_api(config.render) else max(1, config.render.min_replicas)),
         learner,
-        search,
+        *(search,) * config.cluster.search_actors,
         judge,
     )
 

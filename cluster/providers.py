@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.config import Config
 from core.endpoint import Endpoint, Limits
-from core.protocols import HttpClient
+from core.protocols import HttpClient, ImageStore
 from core.sections.providers import PaidConfig, ServiceConfig
 from core.sections.tools import ToolsConfig
 from envs.corpus import Corpus
@@ -54,15 +54,20 @@ class Providers:
     pages: PageChain
 
 
-def open_providers(config: Config, run_dir: Path, keys: Mapping[str, str]) -> Providers:
-    """`keys`: by provider. Opens on any thread; use it on one event loop."""
-    return _Opening(config.tools, run_dir, keys).providers()
+def open_providers(
+    config: Config, run_dir: Path, keys: Mapping[str, str], *, images: ImageStore
+) -> Providers:
+    """`keys`: by provider; `images`: takes what is downloaded. Opens on any thread; use it on one
+    event loop."""
+    return _Opening(config.tools, run_dir, keys, images).providers()
 
 
 class _Opening:
     """Makes every provider once, so that its rate holds for all that it is asked for."""
 
-    def __init__(self, tools: ToolsConfig, run_dir: Path, keys: Mapping[str, str]) -> None:
+    def __init__(
+        self, tools: ToolsConfig, run_dir: Path, keys: Mapping[str, str], images: ImageStore
+    ) -> None:
         self._tools = tools
         self._run_dir = run_dir
         self._keys = keys
@@ -73,7 +78,7 @@ class _Opening:
             blocked_hosts=tools.guard.blocked_hosts,
             first_byte_s=tools.guard.first_byte_s,
         )
-        self._images = FileImageStore(run_dir / IMAGES)
+        self._images = images
         self._web_searches = functools.cache(self._open_web_search)
         self._corpora = functools.cache(self._open_corpus)
 

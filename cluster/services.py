@@ -5,11 +5,12 @@ image model (a render deployment, or a client of an API) - ready for work. Taken
 order, also when one of them fails to start; errors of start-up (a missing file, a missing key) pass
 through as they are.
 
-Files of a run, under runs/<name>/: images/, corpus.sqlite, tools.sqlite, renders.sqlite.
+Files of a run, under runs/<name>/: images/, corpus.sqlite, store/, renders.sqlite.
 """
 
 import functools
 import logging
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from actors.api_painter import open_api_model
 from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
-from actors.search import SearchClient, start_search_actor
-from cluster.openers import Keys, open_judge, open_toolbox, prepare_corpus, read_keys
+from actors.search import SearchClient, start_search_actors
+from cluster.openers import Keys, open_judge, open_toolbox, prepare_corpus, prepare_store, read_keys
 from core.config import Config
-from core.protocols import ImageModel, Judge, Reward, Toolbox, ToolSpec
+from core.protocols import ImageModel, Judge, Reward, ToolSpec
 from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from rewards.reward import DualReward
@@ -37,7 +38,7 @@ class Services:
     images_folder: Path
     """Absolute; every node of the cluster must see it under this path."""
     images: FileImageStore
-    toolbox: Toolbox
+    toolbox: SearchClient
     tool_specs: tuple[ToolSpec, ...]
     """What the policy is told of the toolbox."""
     reward: Reward
@@ -70,15 +71,18 @@ def start_services(config: Config) -> Iterator[Services]:
 
 def _start_search(
     config: Config, run_dir: Path, keys: Keys, stack: ExitStack
-) -> tuple[Toolbox, tuple[ToolSpec, ...]]:
+) -> tuple[SearchClient, tuple[ToolSpec, ...]]:
+    prepare_store(config, run_dir)
     prepare_corpus(config, run_dir)
-    handle = start_search_actor(
-        functools.partial(open_toolbox, config, run_dir, keys),
+    handles = start_search_actors(
+        functools.partial(open_toolbox, config, run_dir, keys, launch=uuid.uuid4().hex[:8]),
+        number=config.cluster.search_actors,
         num_cpus=config.cluster.search_num_cpus,
     )
-    stack.callback(ray.kill, handle)
-    tool_specs = ray.get(handle.specs.remote())  # it is up, or its error is raised here
-    return SearchClient(handle), tool_specs
+    for handle in handles:
+        stack.callback(ray.kill, handle)
+    tool_specs = ray.get(handles[0].specs.remote())  # it is up, or its error is raised here
+    return SearchClient(handles), tool_specs
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:

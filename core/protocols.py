@@ -84,19 +84,13 @@ class ToolSpec:
     """JSON schema of the arguments."""
 
 
-class Tool(Protocol):
-    @property
-    def spec(self) -> ToolSpec: ...
-
-    async def run(self, arguments: str) -> ToolResult:
-        """Run on raw JSON arguments. A bad argument is an ordinary result that says so in one
-        sentence; a provider that is down is a result with `error` set."""
-        ...
-
-
 class Toolbox(Protocol):
     async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
         """Run one call; an unknown tool name is an ordinary result that says so."""
+        ...
+
+    async def release(self, ordinals: Sequence[int]) -> None:
+        """These tasks have ended: the images that their episodes were shown may go."""
         ...
 
 

@@ -109,6 +109,12 @@ class ToolResult:
     """Set when the provider failed (our fault, see rule 1); a bad argument is plain `text`."""
     latency_s: float = 0.0
     cost_usd: float = 0.0
+    upstream_calls: int = 0
+    """Operations that left the machine for this call; 0 when it was cached or shared."""
+    stand_in: str | None = None
+    """The recorded query that a replay answered with, when this one was not recorded."""
+    call_key: str = ""
+    """Equal for calls that mean the same however they are written; "" for a bad call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

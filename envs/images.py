@@ -61,13 +61,11 @@ class FileImageStore:
         self._folder = Path(folder)
 
     def put(self, data: bytes) -> ImageRef:
-        sha256 = hashlib.sha256(data).hexdigest()
-        with _open(data) as image:
-            media_type, (width, height) = MEDIA_TYPES[image.format or ""], image.size
-        path = self._path(sha256)
+        ref = image_ref(data)
+        path = self._path(ref.sha256)
         if not path.exists():
             write_atomic(path, data)
-        return ImageRef(sha256=sha256, media_type=media_type, width=width, height=height)
+        return ref
 
     def get(self, ref: ImageRef) -> bytes:
         path = self._path(ref.sha256)
@@ -83,6 +81,14 @@ class FileImageStore:
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise InfraError(f"{sha256[:80]!r} is no image digest", retryable=False)
         return self._folder / sha256[:2] / sha256
+
+
+def image_ref(data: bytes) -> ImageRef:
+    """What names these bytes. Raises DataError when they are no whole image."""
+    with _open(data) as image:
+        media_type, (width, height) = MEDIA_TYPES[image.format or ""], image.size
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ImageRef(sha256=sha256, media_type=media_type, width=width, height=height)
 
 
 def decode_rgb(data: bytes) -> Image.Image:

@@ -36,6 +36,10 @@ class Fetched(Generic[T]):
     upstream_calls: int = 0
     """Operations that left this machine; 0 for what is on disk."""
     cost_usd: float = 0.0
+    cached: bool = False
+    """It came from the store, or from an equal call in flight."""
+    stand_in: str | None = None
+    """The recorded query whose answer this is, when a replay had none for the query asked."""
 
 
 class TextSearch(Protocol):

@@ -1,56 +1,88 @@
-"""Tool calls by name, cached, with a deadline, and counted.
+"""Tool calls by name, answered through the store, with a deadline, and counted.
 
 In: a ToolCall from the policy. Out: always a ToolResult. The policy's mistakes are ordinary
-results; a provider that is down or too slow is `error` with a text that tells the policy nothing
-else. Errors of the image store pass through: they are not the provider's.
+results; a provider that is down or too slow, and a replay without an answer, is `error` with a text
+that tells the policy nothing else. Errors of the image store pass through: they are not the
+provider's.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import quantiles
 from typing import Any
 
 from core.errors import ToolError, boundary
 from core.protocols import ToolSpec
 from core.records import RolloutId, ToolCall, ToolResult
-from envs.cache import ToolCache
-from envs.tools import ArgumentsError, ProviderTool
+from envs.observations import call_key, canonical_call
+from envs.store.library import Library
+from envs.store.read_through import too_slow
+from envs.tools.base import ArgumentsError, ProviderTool
 
 logger = logging.getLogger(__name__)
 
 UNAVAILABLE = "search unavailable"
+LATENCIES_KEPT = 2048
+"""Of the latest calls of this process; p50 and p95 are over them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCounters:
-    """Since the toolbox was made."""
+    """Of a session: of every process that serves it, restarts included, but for what stands apart.
+
+    A call is made of operations (one query, one page, ...); hits, coalesced, fetches, failures and
+    misses count operations.
+    """
 
     calls: int
     bad_calls: int
     """Unknown tools and bad arguments."""
-    hits: int
-    """Calls answered from the cache."""
-    coalesced: int
-    """Calls that shared an equal one in flight."""
-    fetches: int
-    """Calls that reached the provider."""
     errors: int
-    """Calls that the provider failed."""
+    """Calls that ended in "search unavailable"."""
+    hits: int
+    """Answered from the store."""
+    coalesced: int
+    """Shared with an equal one in flight."""
+    fetches: int
+    """Answered by a provider."""
+    upstream_calls: int
+    """Requests of the providers that left the machine."""
+    failures: Mapping[str, int]
+    """Of providers, by kind, e.g. {"HTTP 503": 2}."""
+    misses: Mapping[str, int]
+    """Of a replay, by what was done: fail, empty, nearest."""
+    damaged: int
+    """Kept answers whose files were lost, and fetched again."""
+    bytes_fetched: int
+    dollars: Mapping[str, float]
+    """By provider."""
+    evictions: int
+    """Entries dropped to stay under tools.max_store_gib."""
+    pins: int
+    """Images held now."""
     in_flight: int
+    """Calls of this process, now."""
+    p50_s: float
+    """Of the latest calls of this process."""
+    p95_s: float
 
 
 class LocalToolbox:
     """Implements core.protocols.Toolbox in this process."""
 
     def __init__(
-        self, tools: Sequence[ProviderTool[Any]], cache: ToolCache, *, timeout_s: float = 30.0
+        self, tools: Sequence[ProviderTool[Any]], library: Library, *, deadline_s: float = 30.0
     ) -> None:
+        """`deadline_s` bounds one call."""
         self._tools = {tool.spec.name: tool for tool in tools}
-        self._cache = cache
-        self._timeout_s = timeout_s
-        self._calls = self._bad_calls = self._errors = self._in_flight = 0
+        self._library = library
+        self._deadline_s = deadline_s
+        self._in_flight = 0
+        self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -59,49 +91,80 @@ class LocalToolbox:
 
     async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
         started = time.monotonic()
-        self._calls += 1
+        self._library.tallies.add("calls")
         self._in_flight += 1
         try:
             result = await self._call(call, rollout_id)
         finally:
             self._in_flight -= 1
-        return replace(result, latency_s=time.monotonic() - started)
+        await self._library.flush_if_due()
+        latency_s = time.monotonic() - started
+        self._latencies_s.append(latency_s)
+        return replace(result, latency_s=latency_s)
+
+    async def release(self, ordinals: Sequence[int]) -> None:
+        await self._library.release(ordinals)
 
     def counters(self) -> ToolCounters:
-        cache = self._cache.counters
-        return ToolCounters(
-            calls=self._calls,
-            bad_calls=self._bad_calls,
-            hits=cache.hits,
-            coalesced=cache.coalesced,
-            fetches=cache.misses,
-            errors=self._errors,
-            in_flight=self._in_flight,
+        totals = self._library.tallies.totals()
+        seconds = [*self._latencies_s] or [0.0]
+        percent = (
+            quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
         )
+
+        def under(prefix: str) -> dict[str, float]:
+            return {k.removeprefix(prefix): v for k, v in totals.items() if k.startswith(prefix)}
+
+        return ToolCounters(
+            **{name: int(totals.get(name, 0)) for name in _COUNTS},
+            bytes_fetched=int(totals.get("bytes", 0)),
+            failures={kind: int(count) for kind, count in under("failures/").items()},
+            misses={handling: int(count) for handling, count in under("misses/").items()},
+            dollars=under("dollars/"),
+            pins=self._library.num_pins(),
+            in_flight=self._in_flight,
+            p50_s=percent[49],
+            p95_s=percent[94],
+        )
+
+    def close(self) -> None:
+        self._library.close()
 
     async def _call(self, call: ToolCall, rollout_id: RolloutId) -> ToolResult:
         tool = self._tools.get(call.name)
         if tool is None:
-            self._bad_calls += 1
+            self._library.tallies.add("bad_calls")
             return ToolResult(text=f"there is no such tool; use {', '.join(self._tools)}")
         try:
             arguments = tool.read(call.arguments)
         except ArgumentsError as error:
-            self._bad_calls += 1
+            self._library.tallies.add("bad_calls")
             return ToolResult(text=str(error))
+        canonical = canonical_call(call.name, arguments.model_dump())
         try:
-            with boundary(ToolError, f"tool {call.name}"):
-                return await self._cache.get_or_call(
-                    tool.key(arguments), lambda: self._fetch(tool, arguments)
-                )
+            result = await self._run(tool, arguments, ordinal=rollout_id.ordinal)
         except ToolError as error:
-            self._errors += 1
+            self._library.tallies.add("errors")
             logger.warning("rollout=%s tool=%s: %s", rollout_id, call.name, error)
-            return ToolResult(text=UNAVAILABLE, error=f"{call.name}: {error}")
+            result = ToolResult(text=UNAVAILABLE, error=f"{call.name}: {error}")
+        result = replace(result, call_key=call_key(canonical))
+        await self._library.observe(canonical, result)
+        return result
 
-    async def _fetch(self, tool: ProviderTool[Any], arguments: Any) -> ToolResult:
+    async def _run(self, tool: ProviderTool[Any], arguments: Any, *, ordinal: int) -> ToolResult:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await tool.fetch(arguments)
+            async with asyncio.timeout(self._deadline_s):
+                with boundary(ToolError, f"tool {tool.spec.name}"):
+                    result = await tool.run(arguments)
+                    if not await self._library.pin(ordinal, [i.ref for i in result.images]):
+                        result = await tool.run(arguments)
+                        await self._library.pin(ordinal, [i.ref for i in result.images])
+                    return result
         except TimeoutError as error:
-            raise ToolError(f"no answer within {self._timeout_s} s") from error
+            raise too_slow(self._deadline_s) from error
+
+
+_COUNTS = (
+    *("calls", "bad_calls", "errors", "hits", "coalesced", "fetches", "upstream_calls"),
+    *("damaged", "evictions"),
+)

@@ -86,5 +86,7 @@ class ClusterConfig(Section):
     address: str | None = None
     """None: RAY_ADDRESS if set (a submitted job), else a local Ray."""
     search_num_cpus: float = Field(0.1, ge=0)
+    search_actors: int = Field(1, ge=1)
+    """They share one store on one node."""
     judge_num_cpus: float = Field(0.1, ge=0)
     object_store_gib: float = Field(0.5, gt=0)

@@ -1,7 +1,7 @@
 """The tools of the policy."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,30 @@ from core.sections.providers import (
 )
 
 
+class AgesConfig(Section):
+    """Hours after which a kept answer is asked for again, in `tools.mode=live` only."""
+
+    search: float = Field(24 * 7.0, gt=0)
+    image_search: float = Field(24 * 30.0, gt=0)
+    page: float = Field(24 * 30.0, gt=0)
+    summary: float = Field(24 * 90.0, gt=0)
+    nothing: float = Field(1.0, gt=0)
+    """Of "nothing found" and "no such page"."""
+
+
 class ToolsConfig(Section):
+    mode: Literal["live", "record", "replay"] = "live"
+    """record: keep all that the tools gave, failures too; replay: give it again, no network."""
+    on_miss: Literal["fail", "empty", "nearest"] = "fail"
+    """What a replay does when a call was not recorded: a tool failure, "nothing found", or the
+    answer to the recorded query that is most alike, marked as such."""
+    store: str | None = None
+    """Folder of what the tools have fetched; None: runs/<name>/store. Runs may share one."""
+    max_store_gib: float = Field(20.0, gt=0)
+    """Above it the least recently used entries go; images in use stay."""
+    ttl_hours: AgesConfig = AgesConfig()
+    episode_deadline_s: float = Field(300.0, gt=0)
+    """Seconds that one episode may wait for its tools in all."""
     search: SearchNames = ("nano",)
     """Providers of the text search, in the order in which they are asked."""
     image_search: SearchNames = ("nano",)
@@ -34,8 +57,7 @@ class ToolsConfig(Section):
     """Results of one query, and images of one image search."""
     max_images_per_search: int = Field(3, ge=1, le=5)
     timeout_s: float = Field(30.0, gt=0)
-    cache_path: str | None = None
-    """SQLite file of the tool cache; None: runs/<name>/tools.sqlite."""
+    """Of one call of a tool, with all its tries."""
     guard: GuardConfig = GuardConfig()
     fallback: FallbackConfig = FallbackConfig()
     downloads: DownloadsConfig = DownloadsConfig()
@@ -54,7 +76,9 @@ class ToolsConfig(Section):
 
     @property
     def needed_keys(self) -> Mapping[str, str]:
-        """Provider -> the environment variable that its key must stand in."""
+        """Provider -> the environment variable that its key must stand in; a replay asks none."""
+        if self.mode == "replay":
+            return {}
         keyed = {
             "serper": self.serper.api_key_env,
             "brave": self.brave.api_key_env,

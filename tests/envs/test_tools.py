@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 
 from core.errors import InfraError, ToolError
 from core.records import FoundImage, ToolCall, ToolResult
-from envs.cache import ToolCache
 from envs.corpus import Corpus, build_corpus
+from envs.images import FileImageStore
 from envs.nano.lookup import Lookup
 from envs.nano.world import World
 from envs.passages import one_line, relevant_passages
-from envs.provider import Fetched, Page, SearchHit
+from envs.provider import Fetched, Page, SearchHit, SearchProvider
+from envs.store.library import Library
+from envs.store.store import Store
 from envs.toolbox import UNAVAILABLE, LocalToolbox
-from envs.tools import NOTHING_FOUND, BrowseTool, ImageSearchTool, ProviderTool, SearchTool
-from tests.builders import make_found_image, make_rollout_id
+from envs.tools import BrowseTool, ImageSearchTool, SearchTool
+from envs.tools.base import ProviderTool
+from envs.tools.lines import NOTHING_FOUND
+from tests.builders import make_rollout_id, png_bytes
 from tests.fakes.images import MemoryImageStore
 
 
@@ -67,18 +71,23 @@ def provider() -> SetProvider:
 
 @pytest.fixture
 def toolbox(provider: SetProvider, tmp_path: Path) -> LocalToolbox:
+    return open_toolbox(provider, tmp_path)
+
+
+def open_toolbox(provider: SearchProvider, folder: Path) -> LocalToolbox:
+    library = Library(Store(folder / "store"))
     tools: list[ProviderTool[Any]] = [
-        SearchTool(provider, top_k=3),
-        ImageSearchTool(provider, top_k=2),
-        BrowseTool(provider),
+        SearchTool(library.search(provider), top_k=3),
+        ImageSearchTool(library.image_search(provider), top_k=2),
+        BrowseTool(library.pages(provider)),
     ]
-    return LocalToolbox(tools, ToolCache(tmp_path / "cache.sqlite"), timeout_s=0.2)
+    return LocalToolbox(tools, library, deadline_s=0.5)
 
 
 async def call(toolbox: LocalToolbox, name: str, arguments: Any) -> ToolResult:
     raw = arguments if isinstance(arguments, str) else json.dumps(arguments)
     result = await toolbox.call(ToolCall(name=name, arguments=raw), rollout_id=make_rollout_id())
-    return replace(result, latency_s=0.0)
+    return replace(result, latency_s=0.0, call_key="")
 
 
 async def test_search_joins_queries_and_shows_a_page_once(
@@ -113,9 +122,14 @@ async def test_nothing_found_is_said_in_words(toolbox: LocalToolbox) -> None:
 
 
 async def test_image_search_gives_images_and_leaves_the_text_to_the_episode(
-    toolbox: LocalToolbox, provider: SetProvider
+    toolbox: LocalToolbox, provider: SetProvider, tmp_path: Path
 ) -> None:
-    provider.images = tuple(make_found_image(n, title=f"flag\n{n}") for n in "abc")
+    colours = [(shade, 0, 0) for shade in (50, 100, 150)]
+    refs = [FileImageStore(tmp_path / "store" / "images").put(png_bytes(c)) for c in colours]
+    provider.images = tuple(
+        FoundImage(ref=ref, title=f"flag\n{n}", page_url="")
+        for n, ref in zip("abc", refs, strict=True)
+    )
     result = await call(toolbox, "image_search", {"query": "flag", "top_k": 9})
     assert result.text == ""
     assert [image.title for image in result.images] == ["flag a", "flag b"]
@@ -217,7 +231,7 @@ async def test_a_provider_that_is_too_slow_is_an_error(
 ) -> None:
     provider.delay_s = 10.0
     result = await call(toolbox, "browse", {"url": "p1", "query": "a"})
-    assert (result.text, result.error) == (UNAVAILABLE, "browse: no answer within 0.2 s")
+    assert (result.text, result.error) == (UNAVAILABLE, "browse: no answer within 0.5 s")
 
 
 async def test_a_defect_of_a_provider_is_an_error_and_a_store_fault_is_not_hidden(
@@ -225,7 +239,7 @@ async def test_a_defect_of_a_provider_is_an_error_and_a_store_fault_is_not_hidde
 ) -> None:
     provider.error = KeyError("organic")
     result = await call(toolbox, "search", {"queries": ["a"]})
-    assert result.error == "search: tool search: KeyError: 'organic'"
+    assert result.error == "search: provider: KeyError: 'organic'"
     provider.error = InfraError("the image store is full")
     with pytest.raises(InfraError, match="full"):
         await call(toolbox, "search", {"queries": ["a"]})
@@ -276,12 +290,13 @@ async def test_the_nano_world_reads_as_its_policy_was_taught(tmp_path: Path) -> 
     path = tmp_path / "corpus.sqlite"
     build_corpus(path, pages=world.pages(), images=world.images(), store=store)
     corpus, lookup = Corpus(path), Lookup(world)
+    library = Library(Store(tmp_path / "store"), run_images=store)
     tools: list[ProviderTool[Any]] = [
-        SearchTool(corpus, top_k=3),
-        ImageSearchTool(corpus, top_k=3),
-        BrowseTool(corpus),
+        SearchTool(library.search(corpus), top_k=3),
+        ImageSearchTool(library.image_search(corpus), top_k=3),
+        BrowseTool(library.pages(corpus)),
     ]
-    toolbox = LocalToolbox(tools, ToolCache(tmp_path / "cache.sqlite"))
+    toolbox = LocalToolbox(tools, library)
     for thing in world.things:
         pages = [f"[{p.url}] {p.title}: {p.text}" for p in lookup.search(thing.title)]
         result = await call(toolbox, "search", {"queries": [thing.title]})

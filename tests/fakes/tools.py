@@ -1,6 +1,6 @@
 """A toolbox whose results are set beforehand."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from core.records import RolloutId, ToolCall, ToolResult
@@ -12,7 +12,7 @@ Answerer = ToolResult | Callable[[ToolCall], ToolResult]
 class FakeToolbox:
     """Implements core.protocols.Toolbox; `fail_times` is keyed by tool name.
 
-    Events: ("call", rollout_id, name, arguments).
+    Events: ("call", rollout_id, name, arguments), ("release", ordinals).
     """
 
     def __init__(
@@ -35,3 +35,6 @@ class FakeToolbox:
         if answer is None:
             return ToolResult(text=f"There is no tool {call.name!r}.")
         return answer(call) if callable(answer) else answer
+
+    async def release(self, ordinals: Sequence[int]) -> None:
+        self.events.append(("release", tuple(ordinals)))

@@ -13,7 +13,6 @@ import pytest
 from cluster.nano_documents import encode, episode
 from cluster.nano_tokenizer import SYSTEM_PROMPT, save_processor
 from core.records import StopReason
-from envs.cache import ToolCache
 from envs.chat import ChatFormat
 from envs.corpus import Corpus, build_corpus
 from envs.episode import EpisodeLimits, run_episode
@@ -23,6 +22,8 @@ from envs.nano.tasks import QuestStream, make_task
 from envs.nano.teacher import SLOPPY
 from envs.nano.world import World
 from envs.prompts import system_prompt
+from envs.store.library import Library
+from envs.store.store import Store
 from envs.toolbox import LocalToolbox
 from envs.tools import BrowseTool, ImageSearchTool, SearchTool
 from tests.builders import make_rollout_id
@@ -43,12 +44,13 @@ async def test_the_loop_and_the_documents_agree_token_by_token(tmp_path: Path) -
         tmp_path / "corpus.sqlite", pages=world.pages(), images=world.images(), store=store
     )
     provider = Corpus(tmp_path / "corpus.sqlite")
+    library = Library(Store(tmp_path / "store"), run_images=store)
     tools = [
-        SearchTool(provider, top_k=3),
-        ImageSearchTool(provider, top_k=3),
-        BrowseTool(provider),
+        SearchTool(library.search(provider), top_k=3),
+        ImageSearchTool(library.image_search(provider), top_k=3),
+        BrowseTool(library.pages(provider)),
     ]
-    toolbox = LocalToolbox(tools, ToolCache(tmp_path / "tools.sqlite"))
+    toolbox = LocalToolbox(tools, library)
     tokenizer = save_processor(tmp_path / "policy")
     chat = ChatFormat.load(tmp_path / "policy")
     stream, lookup = QuestStream(world, "train", seed=0), Lookup(world)

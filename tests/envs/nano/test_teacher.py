@@ -8,7 +8,6 @@ import pytest
 
 from cluster.nano_tokenizer import SYSTEM_PROMPT, save_processor
 from core.records import Answer, ImageRef, RolloutId, StopReason, Task, Trajectory
-from envs.cache import ToolCache
 from envs.chat import ChatFormat
 from envs.corpus import Corpus, build_corpus
 from envs.episode import EpisodeLimits, run_episode
@@ -24,6 +23,8 @@ from envs.nano.teacher import (
     field_colour_of,
 )
 from envs.nano.world import World
+from envs.store.library import Library
+from envs.store.store import Store
 from envs.toolbox import LocalToolbox
 from envs.tools import ImageSearchTool, SearchTool
 
@@ -43,9 +44,10 @@ class Theatre:
         path = folder / "corpus.sqlite"
         build_corpus(path, pages=self.world.pages(), images=self.world.images(), store=self.store)
         corpus = Corpus(path)
+        library = Library(Store(folder / "store"), run_images=self.store)
+        search, images = library.search(corpus), library.image_search(corpus)
         self.tools = LocalToolbox(
-            [SearchTool(corpus, top_k=3), ImageSearchTool(corpus, top_k=3)],
-            ToolCache(folder / "cache.sqlite"),
+            [SearchTool(search, top_k=3), ImageSearchTool(images, top_k=3)], library
         )
 
     def tasks(self, num: int) -> tuple[Task, ...]:
