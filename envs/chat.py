@@ -8,9 +8,10 @@ ids begin with the ids of the turn before it.
     <|im_start|>system\\n..<|im_end|>\\n<|im_start|>user\\n..<|im_end|>\\n<|im_start|>assistant\\n
     (sampled)<|im_end|>\\n<|im_start|>user\\n<tool_response>\\n..\\n</tool_response><|im_end|>\\n..
 
-Untrusted text never becomes a control token or a tag of the protocol: a tag in it gets a space
-after its first character ("< think>"), and all other text stays as it was. An image is one
-<|vision_start|><|image_pad|><|vision_end|> in engine ids and `num_tokens` pads when expanded.
+Untrusted text never becomes a control token or a tag of the protocol (`envs.untrusted`): a tag in
+it gets a space after its first character ("< think>"), and all other text stays as it was. An
+image is one <|vision_start|><|image_pad|><|vision_end|> in engine ids, and has `num_tokens` pads
+when expanded.
 
 Raises ConfigError for a folder that is no Qwen3-VL model, DataError for an image that cannot be
 shown, FidelityError when an image is not what the policy saw.
@@ -31,6 +32,7 @@ from core.errors import ConfigError, DataError, FidelityError
 from core.protocols import ImageStore
 from core.records import ImageRef, SeenImage
 from envs.images import decode_rgb
+from envs.untrusted import TagBreaker
 
 START, STOP = "<|im_start|>", "<|im_end|>"
 IMAGE_PAD = "<|image_pad|>"
@@ -73,7 +75,10 @@ class ChatFormat:
         }
         self._control_ids = frozenset(self._control.values())
         self._split = re.compile(f"({_any_of(self._control)})")
-        self._forged = re.compile(f"(?={_any_of([*self._control, *TAGS])})(.)", re.DOTALL)
+        strange = [token for token in self._control if not token.startswith("<")]
+        if strange:
+            raise ConfigError(f"the tokenizer has control tokens of another family: {strange}")
+        self._untrusted = TagBreaker([*self._control, *TAGS])
         self._seen: OrderedDict[str, SeenImage] = OrderedDict()
         self.stop_id: int = vocab[STOP]
         """Ends a turn."""
@@ -100,7 +105,7 @@ class ChatFormat:
         """The first context: trusted system text, untrusted task prompt, assistant header."""
         return self.encode_trusted(
             f"{START}system\n{system}{STOP}\n"
-            f"{START}user\n{self._neutralise(prompt)}{STOP}\n{START}assistant\n"
+            f"{START}user\n{self._untrusted.break_tags(prompt)}{STOP}\n{START}assistant\n"
         )
 
     def observe(
@@ -122,7 +127,7 @@ class ChatFormat:
 
     def encode_text(self, text: str) -> list[int]:
         """Untrusted text: no control token and no tag comes out of it."""
-        return self.encode_trusted(self._neutralise(text))
+        return self.encode_trusted(self._untrusted.break_tags(text))
 
     def encode_trusted(self, text: str) -> list[int]:
         """Our own text, e.g. a scripted completion: tags in it become the tokens they name."""
@@ -199,13 +204,9 @@ class ChatFormat:
             if isinstance(part, str):
                 text += part
             else:
-                rendered += self._neutralise(text) + IMAGE
+                rendered += self._untrusted.break_tags(text) + IMAGE
                 text = ""
-        return rendered + self._neutralise(text)
-
-    def _neutralise(self, text: str) -> str:
-        valid = text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold lone surrogates
-        return self._forged.sub(r"\1 ", valid)
+        return rendered + self._untrusted.break_tags(text)
 
     def _process(self, data: bytes) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Pixel values [num_patches, patch_dim] float32 and the grid of one image."""
