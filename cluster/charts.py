@@ -1,4 +1,4 @@
-"""Small inline SVG charts for the report: curves with held-out points, and a timeline of spans.
+"""Small inline SVG charts: curves with held-out points, a timeline of spans, a forest plot.
 
 In: plain numbers. Out: SVG text that needs no script and no file beside it. Labels are escaped.
 """
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from html import escape
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#64748b")
+
+LABEL_CHARS = 28
+"""Of a row of a forest plot; the whole label is in its tooltip."""
 
 _WIDTH, _HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 34
@@ -41,6 +44,17 @@ class Span:
     kind: str
     start_s: float
     end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One row of a forest plot: a difference and its interval."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    n: int
 
 
 def curves_chart(
@@ -96,6 +110,44 @@ def timeline_chart(title: str, spans: Sequence[Span]) -> str:
             f"{span.end_s - span.start_s:.2f} s</title></rect>"
         )
     return _svg(title, "".join(body), height=height, width=width)
+
+
+def forest_chart(title: str, rows: Sequence[Difference]) -> str:
+    """One row per difference, its interval on a common axis around zero."""
+    if not rows:
+        return f"<p class='empty'>{escape(title)}: nothing to compare</p>"
+    width, right, row = 560, 160, 24
+    longest = max(len(_short(one.label)) for one in rows)
+    left = 20 + int(6.6 * max(longest, 8))
+    bottom = _TOP + row * len(rows)
+    reach = max(max(abs(one.low), abs(one.high)) for one in rows) * 1.05 or 1.0
+    to_x = _scale(-reach, reach, left, width - right)
+    body = []
+    for tick in _ticks(-reach, reach, about=4):
+        x, kind = to_x(tick), "zero" if tick == 0 else "grid"
+        body.append(
+            f"<line x1='{x:.1f}' y1='{_TOP}' x2='{x:.1f}' y2='{bottom}' class='{kind}'/>"
+            f"<text x='{x:.1f}' y='{bottom + 16}' class='tick mid'>{_signed(tick)}</text>"
+        )
+    for index, one in enumerate(rows):
+        body.append(_forest_row(one, to_x, y=_TOP + row * index + row / 2, edge=(left, width)))
+    return _svg(title, "".join(body), height=bottom + 24, width=width)
+
+
+def _forest_row(
+    one: Difference, to_x: Callable[[float], float], *, y: float, edge: tuple[int, int]
+) -> str:
+    sign = "good" if one.low > 0 else "bad" if one.high < 0 else ""
+    numbers = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+    left, right = edge
+    return (
+        f"<text x='{left - 10}' y='{y + 4:.1f}' class='label end'>{escape(_short(one.label))}</text>"
+        f"<line x1='{to_x(one.low):.1f}' y1='{y:.1f}' x2='{to_x(one.high):.1f}' y2='{y:.1f}' "
+        f"class='bar {sign}'/>"
+        f"<circle cx='{to_x(one.mean):.1f}' cy='{y:.1f}' r='4' class='dot {sign}'>"
+        f"<title>{escape(one.label)}: {numbers}, {one.n} tasks</title></circle>"
+        f"<text x='{right - 4}' y='{y + 4:.1f}' class='tick end'>{numbers}</text>"
+    )
 
 
 def _axes(
@@ -155,6 +207,14 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
 def _padded(low: float, high: float) -> tuple[float, float]:
     pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
     return low - pad, high + pad
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LABEL_CHARS else f"{label[: LABEL_CHARS - 1]}\u2026"
+
+
+def _signed(tick: float) -> str:
+    return f"{tick:+g}" if tick else "0"
 
 
 def _label(tick: float) -> str:

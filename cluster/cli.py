@@ -1,4 +1,5 @@
-"""The command line: `gensearcher train | sft | eval | demo | doctor | audit | nano build`.
+"""The command line: `gensearcher train | sft | eval | demo | compare | doctor | audit |
+nano build`.
 
 Every command takes `--recipe` (a name in configs/ or a path) and any number of `section.key=value`
 overrides. Exit codes: 0 done; 1 something is not as it should be (doctor, audit), or a failure with
@@ -137,6 +138,31 @@ def evaluate(
         typer.echo(json.dumps(heldout_json(heldout), indent=2))
     else:
         console.print(draw_heldout(heldout))
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="The folder of a run, e.g. runs/base.")],
+    run_b: Annotated[Path, typer.Argument(help="The run that should be better.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes; else RUN_B/against_<A>.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Is run B better than run A? Paired over the tasks that both evaluated."""
+    from cluster.compare import compare as compare_scores
+    from cluster.compare import comparison_json, write_comparison
+    from cluster.scores import load_scores
+    from cluster.views import draw_comparison
+
+    with clear_errors():
+        found = compare_scores(load_scores(run_a), load_scores(run_b))
+        page = write_comparison(found, out or run_b / f"against_{run_a.resolve().name}")
+    if as_json:
+        typer.echo(json.dumps(comparison_json(found), indent=2))
+    else:
+        console.print(draw_comparison(found))
+        console.print(f"report: {page.resolve()}")
 
 
 @app.command()

@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from cluster.charts import Curve, Interval, Span, curves_chart, timeline_chart
+from cluster.pages import render_page
 from cluster.recorder import EVENTS, read_rows, read_steps
 from cluster.showcase import Showcase
 from cluster.summary import Heldout, load_heldouts
 from cluster.timeline import STAGES
 from core.errors import ConfigError
 from core.files import write_atomic
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 SUB_SCORES = ("faithfulness", "visual_correctness", "text_accuracy", "aesthetics")
 MISMATCH_CURVES = ("learner/logprob_diff/text_mean", "learner/logprob_diff/after_image_mean")
@@ -50,10 +47,8 @@ def write_report(folder: Path) -> Path:
     heldouts = load_heldouts(folder)
     if not metrics and not heldouts:
         raise ConfigError(f"{folder} holds no metrics.jsonl and no held-out results to report")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
         name=folder.name,
         summary=_read_json(folder / "summary.json"),
         heldouts=heldouts,

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cluster.compare import Comparison, verdict
 from cluster.doctor import CheckResult
 from cluster.plan import Plan
 from cluster.rates import Figure
@@ -47,6 +48,25 @@ def draw_heldout(heldout: Heldout) -> RenderableType:
         low, high = estimate.ci95
         table.add_row(name, f"{estimate.mean:.3f}", f"{low:.3f} .. {high:.3f}", str(estimate.n))
     return table
+
+
+def draw_comparison(found: Comparison) -> RenderableType:
+    table = Table("metric", found.a, found.b, "difference", "95% interval", "n")
+    for line in found.lines:
+        if line.group:
+            continue
+        low, high = line.difference.ci95
+        colour = "green" if low > 0 else "red" if high < 0 else ""
+        table.add_row(
+            line.metric,
+            f"{line.mean_a:.3f}",
+            f"{line.mean_b:.3f}",
+            Text(f"{line.difference.mean:+.3f}", colour),
+            f"{low:+.3f} .. {high:+.3f}",
+            str(line.difference.n),
+        )
+    warnings = (Text(warning, "yellow") for warning in found.warnings)
+    return Group(Text(verdict(found), "bold"), *warnings, table)
 
 
 def draw_audit(found: Mapping[str, Any]) -> RenderableType:

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.charts import Curve, Interval, Span, _ticks, curves_chart, timeline_chart
+from cluster.charts import (
+    Curve,
+    Difference,
+    Interval,
+    Span,
+    _ticks,
+    curves_chart,
+    forest_chart,
+    timeline_chart,
+)
 
 
 def _svg(html: str) -> ElementTree.Element:
@@ -46,3 +55,30 @@ def test_ticks_are_few_and_inside(low: float, span: float) -> None:
     assert len(ticks) <= 12
     slack = span * 1e-3 + abs(low) * 1e-6 + 1e-9
     assert all(low - slack <= tick <= low + span + slack for tick in ticks)
+
+
+def test_a_forest_plot_tells_gains_from_losses_and_cuts_long_labels() -> None:
+    rows = [
+        Difference(label="gain", mean=0.2, low=0.1, high=0.3, n=5),
+        Difference(label="loss <b>", mean=-0.2, low=-0.3, high=-0.1, n=5),
+        Difference(label="x" * 60, mean=0.0, low=-0.1, high=0.1, n=5),
+    ]
+    html = forest_chart("B less A", rows)
+    svg = _svg(html)
+
+    dots = [circle.attrib["class"].split() for circle in svg.iter("circle")]
+    assert dots == [["dot", "good"], ["dot", "bad"], ["dot"]]
+    gain, loss, none = (float(circle.attrib["cx"]) for circle in svg.iter("circle"))
+    assert loss < none < gain
+    zero = next(line for line in svg.iter("line") if line.attrib["class"] == "zero")
+    assert float(zero.attrib["x1"]) == pytest.approx(none, abs=0.1)
+    shown = [text.text or "" for text in svg.iter("text")]
+    assert all(len(text) <= 28 for text in shown)
+    assert "<b>" not in html
+
+
+@given(st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 3).map(sorted), min_size=1, max_size=6))
+def test_intervals_of_any_size_stay_inside_the_forest_plot(bounds: list[list[float]]) -> None:
+    rows = [Difference(label="m", mean=mean, low=low, high=high, n=1) for low, mean, high in bounds]
+    for line in _svg(forest_chart("t", rows)).iter("line"):
+        assert 0 <= float(line.attrib["x1"]) <= float(line.attrib["x2"]) <= 560 - 160
