@@ -8,6 +8,7 @@ and asks once.
 
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from actors.image_apis import (
     GeminiImages,
@@ -103,3 +104,11 @@ def open_api_model(
         max_in_flight=api.max_in_flight,
         timeout_s=_UNBOUNDED_S,
     )
+
+
+def own_host(base_url: str) -> tuple[str, ...]:
+    """The host:port of an endpoint that the config names, where its pictures may lie as well."""
+    if not base_url:
+        return ()
+    parts = urlsplit(base_url)
+    return (f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}",)

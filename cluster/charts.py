@@ -140,8 +140,9 @@ def _forest_row(
     sign = "good" if one.low > 0 else "bad" if one.high < 0 else ""
     numbers = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
     left, right = edge
+    label = escape(_short(one.label))
     return (
-        f"<text x='{left - 10}' y='{y + 4:.1f}' class='label end'>{escape(_short(one.label))}</text>"
+        f"<text x='{left - 10}' y='{y + 4:.1f}' class='label end'>{label}</text>"
         f"<line x1='{to_x(one.low):.1f}' y1='{y:.1f}' x2='{to_x(one.high):.1f}' y2='{y:.1f}' "
         f"class='bar {sign}'/>"
         f"<circle cx='{to_x(one.mean):.1f}' cy='{y:.1f}' r='4' class='dot {sign}'>"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import ray
 
-from actors.api_painter import open_api_model
+from actors.api_painter import open_api_model, own_host
 from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
@@ -105,7 +105,7 @@ def _start_image_model(
             api_key=keys.render,
             # The operator names this endpoint; it may well be on a private network.
             http=AiohttpClient(may_connect=lambda address: True),
-            guarded=AiohttpClient(),
+            guarded=AiohttpClient(allow=own_host(config.render.api.base_url)),
             store=images,
             cache_path=cache_path,
         )

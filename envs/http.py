@@ -61,6 +61,7 @@ class AiohttpClient:
         self._resolver = resolver
         self._limits = (max_connections, max_connections_per_host)
         self._session: aiohttp.ClientSession | None = None
+        self._closer: asyncio.Task[None] | None = None
         self._pinned: set[tuple[str, int]] = set(self._guard.allow)
         self.refusals: Counter[str] = Counter()
         """By reason, since the client was made."""
@@ -91,6 +92,8 @@ class AiohttpClient:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+        if self._closer is not None:
+            self._closer.cancel()
 
     async def _follow(
         self,
@@ -128,7 +131,7 @@ class AiohttpClient:
 
     def _open_session(self) -> aiohttp.ClientSession:
         """Made at the first request, because it belongs to the loop that runs then."""
-        if self._session is None:
+        if self._session is None or self._session.closed:
             limit, limit_per_host = self._limits
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -145,6 +148,7 @@ class AiohttpClient:
                 max_field_size=MAX_HEADER_BYTES,
                 max_headers=MAX_HEADERS,
             )
+            self._closer = asyncio.create_task(_close_with_the_loop(self._session))
         return self._session
 
     def _open_socket(self, info: tuple[Any, ...]) -> socket.socket:
@@ -177,6 +181,14 @@ class _GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+async def _close_with_the_loop(session: aiohttp.ClientSession) -> None:
+    """A loop that ends cancels its tasks; nobody has to remember the connections."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await session.close()
 
 
 class _Unfolding:

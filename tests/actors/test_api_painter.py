@@ -1,13 +1,13 @@
 """API image models against fake providers on loopback: shapes, faults, prices, limits."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.api_painter import open_api_model
+from actors.api_painter import open_api_model, own_host
 from actors.image_models import api_key_variable, image_model_name, references_of_an_answer
 from actors.render_client import RenderClient
 from core.errors import ConfigError, RenderError
@@ -39,13 +39,13 @@ async def provider(
     *,
     faults: Iterable[str] = (),
     reply_with: str = "b64_json",
-    guarded: AiohttpClient | None = None,
+    guard: Callable[[str], AiohttpClient] = lambda _: AiohttpClient(may_connect=lambda _: True),
     render: dict[str, Any] | None = None,
     **api: Any,
 ) -> AsyncIterator[Setup]:
     async with ImageServer(faults=faults, reply_with=reply_with) as server:
         http = AiohttpClient(may_connect=lambda address: True)
-        guarded = guarded or AiohttpClient(may_connect=lambda address: True)
+        guarded = guard(server.base_url(backend))
         store = MemoryImageStore()
         values = {"model": "m-1", "base_url": server.base_url(backend), "per_second": 1000.0}
         config = RenderConfig.model_validate(
@@ -120,12 +120,24 @@ async def test_every_way_of_handing_an_image_over(
 
 async def test_a_reply_cannot_send_us_to_a_private_address(tmp_path: Path) -> None:
     async with provider(
-        tmp_path, "seedream", reply_with="url", guarded=AiohttpClient(), max_tries=1
+        tmp_path, "seedream", reply_with="url", guard=lambda _: AiohttpClient(), max_tries=1
     ) as setup:
         with pytest.raises(RenderError, match="refused"):
             await setup.model.render(make_render_request())
 
     assert setup.paths == ["/api/v3/images/generations"]
+
+
+async def test_a_private_endpoint_may_keep_its_pictures_on_its_own_host(tmp_path: Path) -> None:
+    def guard(base_url: str) -> AiohttpClient:
+        return AiohttpClient(allow=own_host(base_url))
+
+    async with provider(tmp_path, "openai", reply_with="url", guard=guard) as setup:
+        rendered = await setup.model.render(make_render_request(prompt=PROMPT))
+
+    assert setup.store.get(rendered.image) == painted(PROMPT, ())
+    assert own_host("https://images.test/v1") == ("images.test:443",)
+    assert own_host("") == ()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
