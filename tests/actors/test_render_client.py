@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from actors.render_client import MAX_TRIES, RenderCache, RenderClient, RenderCounters
+from actors.render_client import MAX_TRIES, Painted, RenderCache, RenderClient, RenderCounters
 from core.errors import ConfigError, RenderError
+from core.records import RenderRequest
+from envs.images import FileImageStore
 from tests.builders import make_render_request, png_bytes
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.painter import FakePainter
@@ -154,3 +156,38 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not a database, but long enough to look like one" * 40)
     with pytest.raises(ConfigError, match=r"renders\.sqlite cannot be used"):
         RenderCache(path)
+
+
+async def test_a_reference_whose_bytes_are_gone_is_a_failure_of_the_render(tmp_path: Path) -> None:
+    painter = FakePainter()
+    client = make_client(painter, tmp_path)
+    reference = MemoryImageStore().put(png_bytes())  # in another store
+    with pytest.raises(RenderError, match="a reference image cannot be read") as error:
+        await client.render(make_render_request(references=(reference,)))
+    failure = error.value.as_failure()
+    assert (failure.stage, failure.error_type) == ("render", "MissingReference")
+    assert painter.events == [], "nothing is drawn without a reference that was chosen"
+
+
+async def test_bytes_that_are_no_image_are_a_failure_of_the_render(tmp_path: Path) -> None:
+    class Scribbler(FakePainter):
+        async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
+            return Painted(data=b"scribble")
+
+    client = make_client(Scribbler(), tmp_path, store=FileImageStore(tmp_path / "images"))
+    with pytest.raises(RenderError, match="drew no image"):
+        await client.render(make_render_request())
+
+
+async def test_dropped_references_are_renumbered_and_counted(tmp_path: Path) -> None:
+    store, painter = MemoryImageStore(), FakePainter()
+    client = make_client(painter, tmp_path, store=store, max_references=1, renumber=True)
+    references = tuple(store.put(png_bytes((shade, 0, 0))) for shade in range(3))
+    prompt = "The hat of the third reference image on the first reference image's head."
+    rendered = await client.render(make_render_request(prompt=prompt, references=references))
+
+    kept = "The hat on the first reference image's head."
+    assert painter.events[0] == ("paint", kept, 1)
+    assert (rendered.request.prompt, rendered.dropped_references) == (kept, 2)
+    as_asked = make_render_request(prompt=kept, references=references[:1])
+    assert (await client.render(as_asked)).cached, "it is the very same render"
