@@ -207,6 +207,22 @@ def audit(
     raise typer.Exit(0 if found.is_sound else 1)
 
 
+@app.command(name="fake-web")
+def fake_web(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    links: Annotated[
+        Literal["absolute", "bare"],
+        typer.Option(help="Page addresses: of this server, or as the encyclopedia has them."),
+    ] = "absolute",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Serve the nano encyclopedia on loopback as every search provider would; Ctrl-C ends it."""
+    from cluster.fake_web import serve_fake_web
+
+    with clear_errors():
+        serve_fake_web(port, links=links, as_json=as_json, say=typer.echo)
+
+
 @nano_app.command(name="build")
 def nano_build(
     out: Annotated[Path, typer.Option(help="Where the two model folders go.")] = Path(

@@ -114,7 +114,7 @@ class ImageDownloader:
     async def _download(self, candidate: ImageCandidate) -> FoundImage | None:
         """None: no usable image is there. Raises ToolError when no response came."""
         try:
-            data = await self._read(candidate.url)
+            data = await self._read(candidate)
             # Decoding and writing take long enough to be kept off the event loop.
             ref = await asyncio.to_thread(self._keep, data)
         except DataError as error:
@@ -134,11 +134,14 @@ class ImageDownloader:
     def _keep(self, data: bytes) -> ImageRef:
         return self._store.put(clean_image(data))
 
-    async def _read(self, url: str) -> bytes:
+    async def _read(self, candidate: ImageCandidate) -> bytes:
         """Raises DataError and ToolError; a retryable one means that the host was not reached."""
+        url = candidate.url
         if url.startswith("data:"):
             return _inline(url, max_bytes=self._limits.max_bytes)
-        url = f"https:{url}" if url.startswith("//") else url
+        if url.startswith("//"):
+            scheme = "http" if candidate.page_url.startswith("http:") else "https"
+            url = f"{scheme}:{url}"  # as a browser reads it on that page
         if not is_web_page(url):
             raise ToolError("not the address of an image", retryable=False, error_type="bad url")
         async with self._places:
