@@ -6,6 +6,7 @@ count an episode as failed. Raises ToolError when no response came after the tri
 """
 
 import asyncio
+import re
 
 from core.endpoint import Endpoint, HttpRequest
 from core.errors import ToolError
@@ -16,6 +17,8 @@ from envs.providers.service import is_web_page
 
 ANY_STATUS = frozenset(range(100, 600))
 """Read here, so that one host's Retry-After does not hold back the pages of all others."""
+_NO_SUCH_HOST = re.compile(r"Name or service not known|No address associated|nodename nor servname")
+"""What the resolvers of Linux and macOS say for certain; "temporary failure" is not among it."""
 ACCEPT = "text/html, application/xhtml+xml, text/markdown, text/plain;q=0.9, */*;q=0.1"
 
 
@@ -46,12 +49,17 @@ class Fetch:
         try:
             response = await self._endpoint.ask(request, _checked)
         except ToolError as error:
-            if error.retryable and not error.error_type.startswith("HTTP "):
+            if error.retryable and not _is_the_pages_fault(error):
                 raise
         else:
             # lxml takes long enough to be kept off the event loop.
             page = await asyncio.to_thread(_page, url, response)
         return Fetched(value=page, provider=self._name, upstream_calls=1)
+
+
+def _is_the_pages_fault(error: ToolError) -> bool:
+    """Its host answered with an error, or there is no such host: addresses are made up, too."""
+    return error.error_type.startswith("HTTP ") or bool(_NO_SUCH_HOST.search(str(error)))
 
 
 def _checked(response: HttpResponse) -> HttpResponse:

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ToolError
+from core.protocols import HttpResponse
 from envs.fake_web.faults import Fault
 from envs.http import AiohttpClient
 from envs.nano.world import World
 from envs.provider import Page
 from envs.providers.html import decode_text, is_html, is_text, page_of_html
+from tests.fakes.http import MemoryHttp
 from tests.fakes.providers import PRICE_USD, Asked
 
 ARTICLE = """<!DOCTYPE html><html><head><title>Torvi &amp; its flag</title>
@@ -190,6 +192,29 @@ async def test_the_guard_holds_for_addresses_that_the_policy_names(asked: Asked)
     await guarded.close()
     assert found.value is None
     assert not asked.fake.calls
+
+
+@pytest.mark.parametrize(
+    ("said", "is_down"),
+    [
+        ("Name or service not known", False),
+        ("Temporary failure in name resolution", True),
+    ],
+)
+async def test_a_host_that_does_not_exist_has_no_pages(
+    said: str, is_down: bool, asked: Asked
+) -> None:
+    url = "http://made-up.test/"
+
+    def handler(*_: object) -> HttpResponse:
+        raise ToolError(f"made-up.test: ClientConnectorDNSError: [{said}]")
+
+    reader = asked.fetch(http=MemoryHttp(handler))
+    if is_down:
+        with pytest.raises(ToolError, match=said):
+            await reader.page(url)
+    else:
+        assert (await reader.page(url)).value is None
 
 
 async def test_html_becomes_markdown_without_its_frame(asked: Asked, site: Site) -> None:
