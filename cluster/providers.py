@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.chat_completions import OpenAIChat
 from core.config import Config
 from core.endpoint import Endpoint, Limits
+from core.errors import ToolError
 from core.protocols import HttpClient, ImageStore
 from core.sections.providers import PaidConfig, ServiceConfig
+from core.sections.summariser import SummariserConfig
 from core.sections.tools import ToolsConfig
 from envs.corpus import Corpus
 from envs.http import AiohttpClient
 from envs.images import FileImageStore
-from envs.provider import ImageSearch, PageReader, SearchProvider, TextSearch
+from envs.provider import ImageSearch, PageReader, SearchProvider, Summariser, TextSearch
 from envs.providers.brave import Brave
 from envs.providers.chain import ImageChain, PageChain, RestLimits, TextChain
 from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
@@ -31,6 +34,7 @@ from envs.providers.serpapi import SerpApi
 from envs.providers.serper import Serper
 from envs.providers.service import Service
 from envs.providers.tavily import Tavily
+from envs.summariser import ModelSummariser, SummaryLimits, TokenPrice
 
 CORPUS = "corpus.sqlite"
 """Of the nano world, in the run's folder."""
@@ -52,6 +56,7 @@ class Providers:
     search: TextChain
     image_search: ImageChain
     pages: PageChain
+    summariser: Summariser | None
 
 
 def open_providers(
@@ -93,6 +98,7 @@ class _Opening:
             search=TextChain([(name, self._search(name)) for name in tools.search], limits=rest),
             image_search=ImageChain(images, limits=rest),
             pages=PageChain([(name, self._pages(name)) for name in tools.pages], limits=rest),
+            summariser=self._open_summariser(tools.summariser) if tools.summariser else None,
         )
 
     def _search(self, name: str) -> TextSearch:
@@ -145,6 +151,23 @@ class _Opening:
             cost_usd=section.cost_usd,
         )
 
+    def _open_summariser(self, section: SummariserConfig) -> ModelSummariser:
+        return ModelSummariser(
+            OpenAIChat(
+                self._endpoint("summariser", section),
+                base_url=section.base_url,
+                model=section.model,
+                api_key=self._keys.get("summariser", ""),
+                error=ToolError,
+            ),
+            limits=SummaryLimits(
+                max_part_tokens=section.max_page_tokens,
+                max_parts=section.max_parts,
+                max_answer_tokens=section.max_answer_tokens,
+            ),
+            price=TokenPrice(prompt_usd=section.prompt_usd, answer_usd=section.answer_usd),
+        )
+
     def _open_downloader(self) -> ImageDownloader:
         section = self._tools.downloads
         limits = DownloadLimits(
@@ -161,8 +184,13 @@ class _Opening:
     ) -> Endpoint:
         """Its deadline leaves time for the rest of every list that it stands in."""
         tools = self._tools
-        lists = [(tools.search, 1), (tools.image_search, 2), (tools.pages, 1)]
-        shares = [self._share_s(len(names) * parts) for names, parts in lists if name in names]
+        readers = (*tools.pages, *(["summariser"] if tools.summariser else []))
+        lists = [
+            (len(tools.search), tools.search),
+            (2 * len(tools.image_search), tools.image_search),  # then its downloads
+            (len(readers), readers),
+        ]
+        shares = [self._share_s(parts) for parts, names in lists if name in names]
         limits = Limits(
             per_second=section.per_second,
             max_in_flight=section.max_in_flight,

@@ -20,6 +20,7 @@ from core.sections.providers import (
     SerperConfig,
     TavilyConfig,
 )
+from core.sections.summariser import SummariserConfig
 
 
 class AgesConfig(Section):
@@ -68,6 +69,8 @@ class ToolsConfig(Section):
     searxng: SearxngConfig = SearxngConfig()
     jina: JinaConfig = JinaConfig()
     fetch: FetchConfig = FetchConfig()
+    summariser: SummariserConfig | None = None
+    """Answers from a page that is browsed; None: the passages most like the query (BM25)."""
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -76,7 +79,10 @@ class ToolsConfig(Section):
 
     @property
     def needed_keys(self) -> Mapping[str, str]:
-        """Provider -> the environment variable that its key must stand in; a replay asks none."""
+        """Provider (or "summariser") -> the environment variable that its key must stand in.
+
+        A replay asks nobody.
+        """
         if self.mode == "replay":
             return {}
         keyed = {
@@ -85,7 +91,10 @@ class ToolsConfig(Section):
             "tavily": self.tavily.api_key_env,
             "serpapi": self.serpapi.api_key_env,
         }
-        return {name: keyed[name] for name in self.providers if name in keyed}
+        needed = {name: keyed[name] for name in self.providers if name in keyed}
+        if self.summariser is not None and self.summariser.api_key_env is not None:
+            needed["summariser"] = self.summariser.api_key_env
+        return needed
 
     @model_validator(mode="after")
     def _providers_are_told_where_to_look(self) -> Self:
