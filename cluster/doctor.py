@@ -18,6 +18,7 @@ from cluster.machine import GIB, Machine, inspect_machine
 from cluster.model_sizes import BYTES, policy_size
 from cluster.placement import demands
 from cluster.plan import Plan, make_plan
+from cluster.providers import corpus_path
 from core.config import Config, has_secret, ray_address
 from core.errors import ConfigError, DataError
 
@@ -55,6 +56,7 @@ def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckRes
         check_image_model(config),
         check_judge_key(config),
         check_search_key(config),
+        check_corpus(config),
     )
 
 
@@ -223,6 +225,14 @@ def check_search_key(config: Config) -> CheckResult:
     exports = " ".join(f"{variable}=..." for variable in missing.values())
     detail = f"{said}: {'not set' if missing else 'set'}"
     return _result("search_key", not missing, detail, f"export {exports} before the run")
+
+
+def check_corpus(config: Config) -> CheckResult:
+    if "local" not in config.tools.providers:
+        return _result("corpus", True, "the tools search none of your own")
+    path = corpus_path(config.tools)
+    detail = f"tools.corpus {path} is {'here' if path.is_file() else 'not here'}"
+    return _result("corpus", path.is_file(), detail, "build it: gensearcher corpus build")
 
 
 def checkpoint_gib(config: Config) -> float:

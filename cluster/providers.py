@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.chat_completions import OpenAIChat
+from core.chat_completions import OpenAIChat, Price
 from core.config import Config
 from core.endpoint import Endpoint, Limits
 from core.errors import ToolError
@@ -34,7 +34,7 @@ from envs.providers.serpapi import SerpApi
 from envs.providers.serper import Serper
 from envs.providers.service import Service
 from envs.providers.tavily import Tavily
-from envs.summariser import ModelSummariser, SummaryLimits, TokenPrice
+from envs.summariser import ModelSummariser, SummaryLimits
 
 CORPUS = "corpus.sqlite"
 """Of the nano world, in the run's folder."""
@@ -57,6 +57,12 @@ class Providers:
     image_search: ImageChain
     pages: PageChain
     summariser: Summariser | None
+    clients: tuple[AiohttpClient, ...]
+
+    async def close(self) -> None:
+        """Ends every connection."""
+        for client in self.clients:
+            await client.close()
 
 
 def open_providers(
@@ -99,6 +105,7 @@ class _Opening:
             image_search=ImageChain(images, limits=rest),
             pages=PageChain([(name, self._pages(name)) for name in tools.pages], limits=rest),
             summariser=self._open_summariser(tools.summariser) if tools.summariser else None,
+            clients=(self._operator, self._guarded),
         )
 
     def _search(self, name: str) -> TextSearch:
@@ -110,7 +117,7 @@ class _Opening:
         corpus = self._corpora(name)
         if name == "nano":
             return corpus
-        theirs = FileImageStore(_corpus_path(self._tools).parent / IMAGES)
+        theirs = FileImageStore(corpus_path(self._tools).parent / IMAGES)
         return CopiedImages(corpus, theirs=theirs, ours=self._images)
 
     def _pages(self, name: str) -> PageReader:
@@ -123,7 +130,7 @@ class _Opening:
         return Fetch(endpoint, name=name, max_bytes=int(section.max_mib * MIB))
 
     def _open_corpus(self, name: str) -> SearchProvider:
-        return Corpus(self._run_dir / CORPUS if name == "nano" else _corpus_path(self._tools))
+        return Corpus(self._run_dir / CORPUS if name == "nano" else corpus_path(self._tools))
 
     def _open_web_search(self, name: str) -> WebSearchProvider:
         kinds: dict[str, tuple[type[WebSearchProvider], PaidConfig]] = {
@@ -159,13 +166,13 @@ class _Opening:
                 model=section.model,
                 api_key=self._keys.get("summariser", ""),
                 error=ToolError,
+                price=Price(prompt_usd=section.prompt_usd, completion_usd=section.completion_usd),
             ),
             limits=SummaryLimits(
                 max_part_tokens=section.max_page_tokens,
                 max_parts=section.max_parts,
                 max_answer_tokens=section.max_answer_tokens,
             ),
-            price=TokenPrice(prompt_usd=section.prompt_usd, answer_usd=section.answer_usd),
         )
 
     def _open_downloader(self) -> ImageDownloader:
@@ -205,7 +212,7 @@ class _Opening:
         return DEADLINE_SHARE * self._tools.timeout_s / parts
 
 
-def _corpus_path(tools: ToolsConfig) -> Path:
+def corpus_path(tools: ToolsConfig) -> Path:
     """`tools.corpus` is the file, or the folder that it stands in."""
     path = Path(tools.corpus or "")
     return path / CORPUS if path.is_dir() else path

@@ -41,28 +41,13 @@ class SummaryLimits:
     max_answer_tokens: int = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenPrice:
-    """Dollars for a million tokens."""
-
-    prompt_usd: float = 0.0
-    answer_usd: float = 0.0
-
-
 class ModelSummariser:
     """Implements envs.provider.Summariser."""
 
-    def __init__(
-        self,
-        model: ChatModel,
-        *,
-        limits: SummaryLimits | None = None,
-        price: TokenPrice | None = None,
-    ) -> None:
+    def __init__(self, model: ChatModel, *, limits: SummaryLimits | None = None) -> None:
         """`model` must raise ToolError."""
         self._model = model
         self._limits = limits or SummaryLimits()
-        self._price = price or TokenPrice()
 
     @property
     def version(self) -> str:
@@ -85,7 +70,7 @@ class ModelSummariser:
             value="\n\n".join(said for said in map(_said, replies) if said),
             provider=self._model.name,
             upstream_calls=len(replies),
-            cost_usd=sum(map(self._cost_usd, replies)),
+            cost_usd=sum(reply.cost_usd for reply in replies),
         )
 
     async def _ask(self, page: Page, text: str, query: str) -> ChatReply:
@@ -96,10 +81,6 @@ class ModelSummariser:
             max_tokens=self._limits.max_answer_tokens,
             read=_checked,
         )
-
-    def _cost_usd(self, reply: ChatReply) -> float:
-        spent = reply.prompt_tokens * self._price.prompt_usd
-        return (spent + reply.completion_tokens * self._price.answer_usd) / 1e6
 
 
 def split_by_tokens(text: str, *, max_tokens: int) -> Sequence[str]:

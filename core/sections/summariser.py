@@ -21,5 +21,5 @@ class SummariserConfig(ServiceConfig):
     timeout_s: float = Field(30.0, gt=0)
     prompt_usd: float = Field(0.0, ge=0)
     """Of a million tokens of pages."""
-    answer_usd: float = Field(0.0, ge=0)
+    completion_usd: float = Field(0.0, ge=0)
     """Of a million tokens of answers."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.chat_completions import OpenAIChat
+from core.chat_completions import OpenAIChat, Price
 from core.endpoint import Endpoint, Limits
 from core.errors import ToolError
 from core.protocols import HttpResponse
@@ -19,7 +19,6 @@ from envs.summariser import (
     SYSTEM,
     ModelSummariser,
     SummaryLimits,
-    TokenPrice,
     split_by_tokens,
 )
 from tests.fakes.http import MemoryHttp
@@ -53,13 +52,9 @@ def make_summariser(answer: Answer, **limits: int) -> tuple[ModelSummariser, Mem
         model="small",
         api_key="llm-secret",
         error=ToolError,
+        price=Price(prompt_usd=2.0, completion_usd=10.0),
     )
-    summariser = ModelSummariser(
-        model,
-        limits=SummaryLimits(**limits),
-        price=TokenPrice(prompt_usd=2.0, answer_usd=10.0),
-    )
-    return summariser, http
+    return ModelSummariser(model, limits=SummaryLimits(**limits)), http
 
 
 def page(text: str) -> Page:
