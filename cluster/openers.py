@@ -84,16 +84,18 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
         search = library.search(None)
         image_search = library.image_search(None)
         pages = library.pages(None)
+        summaries = library.summaries(None)
     else:
         providers = open_providers(config, run_dir, keys.providers, images=library.images)
         search = library.search(providers.search)
         image_search = library.image_search(providers.image_search)
         pages = library.pages(providers.pages)
+        summaries = library.summaries(providers.summariser)
     return LocalToolbox(
         [
             SearchTool(search, top_k=config.tools.top_k),
             ImageSearchTool(image_search, top_k=config.tools.max_images_per_search),
-            BrowseTool(pages),
+            BrowseTool(pages, summariser=summaries if config.tools.summariser else None),
         ],
         library,
         deadline_s=config.tools.timeout_s,

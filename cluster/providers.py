@@ -7,6 +7,7 @@ Raises ConfigError for a corpus that is not there.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,20 +71,33 @@ def open_providers(
 ) -> Providers:
     """`keys`: by provider; `images`: takes what is downloaded. Opens on any thread; use it on one
     event loop."""
-    return _Opening(config.tools, run_dir, keys, images).providers()
+    opening = _Opening(
+        config.tools, run_dir, keys, images=images, num_actors=config.cluster.search_actors
+    )
+    return opening.providers()
 
 
 class _Opening:
     """Makes every provider once, so that its rate holds for all that it is asked for."""
 
     def __init__(
-        self, tools: ToolsConfig, run_dir: Path, keys: Mapping[str, str], images: ImageStore
+        self,
+        tools: ToolsConfig,
+        run_dir: Path,
+        keys: Mapping[str, str],
+        *,
+        images: ImageStore,
+        num_actors: int,
     ) -> None:
+        """`num_actors`: search actors that ask the same services side by side."""
         self._tools = tools
         self._run_dir = run_dir
         self._keys = keys
+        self._num_actors = num_actors
         # The operator names these addresses; they may well be on a private network.
-        self._operator = AiohttpClient(may_connect=lambda address: True)
+        self._operator = AiohttpClient(
+            may_connect=lambda address: True, max_connections=256, max_connections_per_host=64
+        )
         self._guarded = AiohttpClient(
             allow=tools.guard.allow,
             blocked_hosts=tools.guard.blocked_hosts,
@@ -189,7 +203,7 @@ class _Opening:
     def _endpoint(
         self, name: str, section: ServiceConfig, *, over: HttpClient | None = None
     ) -> Endpoint:
-        """Its deadline leaves time for the rest of every list that it stands in."""
+        """An actor's share of the rate; a deadline that leaves time for the rest of every list."""
         tools = self._tools
         readers = (*tools.pages, *(["summariser"] if tools.summariser else []))
         lists = [
@@ -199,8 +213,8 @@ class _Opening:
         ]
         shares = [self._share_s(parts) for parts, names in lists if name in names]
         limits = Limits(
-            per_second=section.per_second,
-            max_in_flight=section.max_in_flight,
+            per_second=section.per_second / self._num_actors,
+            max_in_flight=math.ceil(section.max_in_flight / self._num_actors),
             timeout_s=min(section.timeout_s, *shares),
             deadline_s=min(shares),
             max_tries=section.max_tries,

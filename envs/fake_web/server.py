@@ -55,7 +55,7 @@ def key_variables() -> dict[str, str]:
 @asynccontextmanager
 async def serving(fake: FakeWeb, *, port: int = 0) -> AsyncIterator[str]:
     """Gives the address. Raises ConfigError when the port cannot be had."""
-    runner = web.AppRunner(fake.app(), shutdown_timeout=STOP_TIMEOUT_S)
+    runner = web.AppRunner(fake.app(), shutdown_timeout=STOP_TIMEOUT_S, handler_cancellation=True)
     await runner.setup()
     try:
         site = web.TCPSite(runner, LOOPBACK, port)
@@ -71,21 +71,21 @@ async def serving(fake: FakeWeb, *, port: int = 0) -> AsyncIterator[str]:
 @contextmanager
 def serving_on_a_thread(fake: FakeWeb) -> Iterator[str]:
     """The same for code without an event loop of its own."""
-    loop, up, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    addresses: list[str] = []
+    up, stop = threading.Event(), asyncio.Event()
+    began: list[tuple[asyncio.AbstractEventLoop, str]] = []
 
     async def serve() -> None:
         async with serving(fake) as address:
-            addresses.append(address)
+            began.append((asyncio.get_running_loop(), address))
             up.set()
             await stop.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     up.wait()
+    loop, address = began[0]
     try:
-        yield addresses[0]
+        yield address
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
-        loop.close()

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from cluster.cli import app
 from core.config import load_config
 
-
 pytestmark = pytest.mark.slow  # the encyclopedia is written to disk twice
 
 

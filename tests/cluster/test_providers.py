@@ -34,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, world: World) -> Iterator[t
 
 def opened(address: str, folder: Path, *overrides: str) -> Providers:
     config = load_config("nano", overrides=[*overrides_for(address), *overrides])
-    return open_providers(config, folder, KEYS)
+    return open_providers(config, folder, KEYS, images=FileImageStore(folder / "images"))
 
 
 @pytest.mark.parametrize("name", WEB)
@@ -141,7 +141,7 @@ def test_a_corpus_that_is_not_there_is_said_before_anything_starts(tmp_path: Pat
     config = load_config("nano", overrides=[*local, f"tools.corpus={tmp_path}/none.sqlite"])
 
     with pytest.raises(ConfigError, match=r"there is no corpus at .*none\.sqlite"):
-        open_providers(config, tmp_path, {})
+        open_providers(config, tmp_path, {}, images=FileImageStore(tmp_path))
     check = check_corpus(config)
     assert not check.ok
     assert check.mend == "build it: gensearcher corpus build"
