@@ -1,13 +1,14 @@
 """The rollout worker: an RLlib EnvRunner that plays episodes with vLLM, many at once.
 
 In: a task and a rollout id. Out: a Trajectory, or a Failure when something of ours broke. Weights
-come as a `WeightUpdate` whose payload is awaited from the object store and mapped without a copy.
+come as `WeightUpdate`s whose payloads are awaited from the object store and mapped, not copied.
 A thin shell: the episode is `envs.episode.run_episode`, the engine `actors.vllm_engine`.
 
 A worker whose engine has died ends its own process: Ray starts it again (`max_restarts`), so that
 whoever calls it has one kind of loss to deal with, a lost actor.
 """
 
+import asyncio
 import inspect
 import logging
 import os
@@ -103,14 +104,16 @@ class RolloutWorker(EnvRunner, Checkpointable):
             return error.as_failure()
 
     async def apply_weights(
-        self, update: WeightUpdate, payload_refs: "Sequence[ray.ObjectRef[np.ndarray]]"
+        self,
+        updates: Sequence[WeightUpdate],
+        payload_refs: "Sequence[Sequence[ray.ObjectRef[np.ndarray]]]",
     ) -> None:
-        """`payload_refs` holds one ref, in a list so that Ray does not fetch it beforehand.
+        """One ref per chunk of each update, in lists so that Ray does not fetch them beforehand.
 
         Raises InfraError: the update does not fit, or the engine is now unusable.
         """
-        (ref,) = payload_refs
-        await self._engine.apply_weights(update, await ref)
+        payloads = [await asyncio.gather(*refs) for refs in payload_refs]
+        await self._engine.apply_weights(updates, payloads)
 
     def policy_version(self) -> int:
         return self._engine.policy_version

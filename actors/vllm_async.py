@@ -2,7 +2,8 @@
 
 `AsyncVllmEngine` drives vLLM's AsyncLLM for `rollout.tensor_parallel` > 1. Prompts, sampling and
 the code in the workers are those of `VllmEngine`. Weights go to the ranks as one flat file in
-shared memory; sampling pauses meanwhile, and running requests go on afterwards.
+shared memory, written again for every update; sampling pauses while they load it, and running
+requests go on afterwards.
 
 Run by hand with two ranks on CPU (float32): log-probabilities with images 7e-6 from transformers
 before and after a weight update under running requests; a torn payload and a half-loaded update
@@ -36,7 +37,7 @@ from core.config import Config
 from core.errors import InfraError, boundary
 from core.protocols import Generated, GenerateRequest, ImageStore
 from core.records import WeightUpdate, to_jsonable
-from learners.publish import unpack_weights
+from learners.receive import WeightReceiver
 
 SHARED_MEMORY = "/dev/shm"
 
@@ -61,6 +62,9 @@ class AsyncVllmEngine:
         self._fault: InfraError | None = None
         self._counts = EngineCounts()
         self._prepared: asyncio.Task[None] | None = None
+        self._folder = tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix="gensearcher-")
+        self._weights_path = Path(self._folder.name) / "weights"
+        self._receiver = WeightReceiver(self._allocate)
         with boundary(InfraError, "vLLM"):
             self._engine = AsyncLLM.from_engine_args(engine_args(config))
 
@@ -90,33 +94,33 @@ class AsyncVllmEngine:
         count_request(self._counts, output, seconds=time.perf_counter() - started_s)
         return to_generated(request, output)
 
-    async def apply_weights(self, update: WeightUpdate, payload: np.ndarray) -> None:
+    async def apply_weights(
+        self, updates: Sequence[WeightUpdate], payloads: Sequence[Sequence[np.ndarray]]
+    ) -> None:
         """Replace the weights while sampling pauses; running requests go on with the new ones.
 
         Raises InfraError; after one that comes from loading (not from checking) the weights are
         neither old nor new, so sampling stays paused and the engine is shut down.
         """
-        await asyncio.to_thread(unpack_weights, update, payload)  # checks only
+        await asyncio.to_thread(self._receiver.receive_chain, updates, payloads)
+        update = updates[-1]
         await self._prepare()
         started_s = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, prefix="gensearcher-") as folder:
-            path = Path(folder) / "weights"
-            await asyncio.to_thread(payload.tofile, path)
-            try:
-                with boundary(InfraError, "vLLM"):
-                    # Prefix caches are kept apart by their salt: clearing them under requests
-                    # with images kills the engine.
-                    await self._engine.pause_generation(mode="keep", clear_cache=False)
-                    await self._engine.collective_rpc(
-                        "load_policy_file", args=(str(path), to_jsonable(update))
-                    )
-                    await self._engine.reset_encoder_cache()
-                    await self._engine.update_weight_version(str(update.version))
-                    await self._engine.resume_generation()
-            except InfraError as error:
-                self._fault = error
-                await self.aclose()
-                raise
+        try:
+            with boundary(InfraError, "vLLM"):
+                # Prefix caches are kept apart by their salt: clearing them under requests
+                # with images kills the engine.
+                await self._engine.pause_generation(mode="keep", clear_cache=False)
+                await self._engine.collective_rpc(
+                    "load_policy_file", args=(str(self._weights_path), to_jsonable(update.manifest))
+                )
+                await self._engine.reset_encoder_cache()
+                await self._engine.update_weight_version(str(update.version))
+                await self._engine.resume_generation()
+        except InfraError as error:
+            self._fault = error
+            await self.aclose()
+            raise
         self._policy_version = update.version
         self._counts.add_update(seconds=time.perf_counter() - started_s)
 
@@ -136,6 +140,11 @@ class AsyncVllmEngine:
         for task in tuple(self._running):
             task.cancel()
         await asyncio.to_thread(self._engine.shutdown)
+        self._folder.cleanup()
+
+    def _allocate(self, size: int) -> np.ndarray:
+        """The flat weight buffer, as a file that the ranks map too."""
+        return np.memmap(self._weights_path, dtype=np.uint8, mode="w+", shape=(size,))
 
     async def _sample(
         self, prompt: dict[str, Any], params: SamplingParams, request_id: str

@@ -31,7 +31,7 @@ from actors.vllm_requests import (
 from core.config import Config
 from core.protocols import Generated, GenerateRequest, ImageStore
 from core.records import WeightUpdate
-from learners.publish import unpack_weights
+from learners.receive import WeightReceiver
 
 
 class VllmEngine:
@@ -54,6 +54,7 @@ class VllmEngine:
         self._policy_version = policy_version
         self._request_numbers = itertools.count()
         self._counts = EngineCounts()
+        self._receiver = WeightReceiver()
         args = engine_args(config)
         self._thread = EngineThread(
             lambda: _start(args, policy_version=policy_version),
@@ -83,17 +84,19 @@ class VllmEngine:
         count_request(self._counts, output, seconds=time.perf_counter() - started_s)
         return to_generated(request, output)
 
-    async def apply_weights(self, update: WeightUpdate, payload: np.ndarray) -> None:
+    async def apply_weights(
+        self, updates: Sequence[WeightUpdate], payloads: Sequence[Sequence[np.ndarray]]
+    ) -> None:
         """Replace the weights between two steps; running requests go on with the new ones.
 
-        The payload is checked beside the engine, which samples on meanwhile. Raises InfraError;
-        after one that comes from loading (not from checking) the engine is closed, because its
-        weights are then neither old nor new.
+        The payload is checked and put together beside the engine, which samples on meanwhile.
+        Raises InfraError; after one that comes from loading (not from checking) the engine is
+        closed, because its weights are then neither old nor new.
         """
-        tensors = await asyncio.to_thread(unpack_weights, update, payload)
+        tensors = await asyncio.to_thread(self._receiver.receive_chain, updates, payloads)
 
         def load(engine: LLMEngine) -> None:
-            self._load(engine, tensors, version=update.version)
+            self._load(engine, tensors, version=updates[-1].version)
 
         await asyncio.wrap_future(self._thread.call(load, fatal=True))
 

@@ -8,7 +8,7 @@ through `collective_rpc`, so one device and tensor parallel share this code. Two
 - new weights, layer by layer, under requests that go on running.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from core.records import TensorSpec, WeightUpdate
-from learners.publish import unpack_weights
+from core.records import TensorSpec
+from learners.flat import view
 
 
 class BeforeTruncation(torch.nn.Module):
@@ -71,12 +71,9 @@ class PolicyWorker:
         if missing := sorted(needed - loaded):
             raise ValueError(f"the weight update lacks {missing[0]} ({len(missing)} in all)")
 
-    def load_policy_file(self, path: str, update: dict[str, Any]) -> None:
-        """The same from a flat file, which every rank maps; `update` is a WeightUpdate as JSON,
-        which is what crosses vLLM's processes. Raises InfraError when the file is torn."""
-        manifest = (
-            TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in update["manifest"]
-        )
-        dense = WeightUpdate(**{**update, "manifest": tuple(manifest)})
-        payload = np.memmap(path, dtype=np.uint8, mode="r")
-        self.load_policy(unpack_weights(dense, payload))
+    def load_policy_file(self, path: str, manifest: Sequence[dict[str, Any]]) -> None:
+        """The same from a flat file, which every rank maps; `manifest` is that of a WeightUpdate
+        as JSON, which is what crosses vLLM's processes."""
+        specs = [TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in manifest]
+        flat = np.memmap(path, dtype=np.uint8, mode="r")
+        self.load_policy((spec.name, view(flat, spec, start=0)) for spec in specs)

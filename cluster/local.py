@@ -40,7 +40,7 @@ class LocalPool:
             return error.as_failure()
 
     async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
-        await self._engine.apply_weights(update, payload)
+        await self._engine.apply_weights([update], [payload])
 
 
 class LocalLearner:

@@ -33,7 +33,7 @@ class RolloutPool(Protocol):
         """Play one episode. Waits for room; never raises for a fault of an engine or a node."""
         ...
 
-    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+    async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
         """Return when every live worker samples from `update`; a worker that is away gets it
         before it is given work again. Raises InfraError when no worker could take it."""
         ...
@@ -45,7 +45,7 @@ class RemoteLearner(Protocol):
         ...
 
     async def publish(self) -> tuple[WeightUpdate, Any]:
-        """The current weights and their payload, in whatever form the pool's workers take."""
+        """The current weights, and per chunk its array or, on a cluster, a reference to it."""
         ...
 
     async def save(self, folder: str) -> None: ...

@@ -3,6 +3,10 @@
 Episodes go to the ready worker with the least to do. A worker that dies is away until Ray has
 restarted it, it answers again and it has the current weights; its episodes come back as Failures,
 so that the controller issues them again. With every worker away, episodes wait.
+
+The pool keeps the last dense update and the deltas since. Ready workers are given the newest one;
+one that cannot use it (another base, a damaged byte) is given the whole chain before it is given
+up, and so is one that comes back.
 """
 
 import asyncio
@@ -32,6 +36,13 @@ class _Worker:
     ready: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    update: WeightUpdate
+    refs: list[Any]
+    """One per chunk; in a list, so that a worker fetches them itself and maps them uncopied."""
+
+
 class RayPool:
     """Implements cluster.parts.RolloutPool over actors with the methods of RolloutWorker."""
 
@@ -40,7 +51,8 @@ class RayPool:
             _Worker(name=f"rollout worker {number}", handle=handle)
             for number, handle in enumerate(handles, start=1)
         ]
-        self._weights: tuple[WeightUpdate, ray.ObjectRef[Any]] | None = None
+        self._chain: tuple[_Published, ...] = ()
+        """The last dense update and the deltas that build on it; replaced, never changed."""
         self._returned = asyncio.Condition()
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -59,10 +71,13 @@ class RayPool:
             worker.num_episodes -= 1
         return played
 
-    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+    async def apply_weights(
+        self, update: WeightUpdate, payload: Sequence["ray.ObjectRef[Any]"]
+    ) -> None:
         """Raises InfraError when a worker refused the weights and no other took them. With every
         worker away, waits for one to come back: it comes back with these weights."""
-        self._weights = (update, await asyncio.to_thread(ray.put, payload))
+        kept = () if update.base_version is None else self._chain
+        self._chain = (*kept, _Published(update=update, refs=list(payload)))
         ready = [worker for worker in self._workers if worker.ready]
         refused = await asyncio.gather(*(self._apply(worker) for worker in ready))
         if any(refused) and not any(worker.ready for worker in ready):
@@ -71,14 +86,18 @@ class RayPool:
 
     async def _apply(self, worker: _Worker) -> bool:
         """Give one worker the current weights; one that refuses them (True) is started afresh."""
-        assert self._weights is not None
-        update, payload_ref = self._weights
+        chain = self._chain
         try:
-            # In a list, so that the worker awaits the buffer itself and maps it without a copy.
-            await worker.handle.apply_weights.remote(update, [payload_ref])
+            try:
+                await _send(worker, chain[-1:])
+            except RayTaskError as error:
+                if len(chain) == 1:
+                    raise
+                logger.warning("%s starts from the last snapshot: %r", worker.name, error.cause)
+                await _send(worker, chain)
         except RayTaskError as error:
             ray.kill(worker.handle, no_restart=False)
-            self._lose(worker, f"weights of version {update.version}: {error.cause!r}")
+            self._lose(worker, f"weights of version {chain[-1].update.version}: {error.cause!r}")
             return True
         except RayError as error:
             self._lose(worker, str(error))
@@ -105,23 +124,28 @@ class RayPool:
     async def _bring_back(self, worker: _Worker) -> None:
         """Wait until Ray has restarted it, give it the current weights, then give it work."""
         while True:
-            weights = self._weights
+            chain = self._chain
             try:
                 await worker.handle.ping.remote()
-                if weights is not None:
-                    await worker.handle.apply_weights.remote(weights[0], [weights[1]])
+                if chain:
+                    await _send(worker, chain)
             except RayError as error:
                 logger.info("%s is not back yet: %s", worker.name, type(error).__name__)
                 if isinstance(error, RayTaskError):
                     ray.kill(worker.handle, no_restart=False)  # alive, but its engine is not
                 await asyncio.sleep(RETRY_S)
                 continue
-            if self._weights is weights:
+            if self._chain is chain:
                 break
         worker.ready = True
         logger.warning("%s is back", worker.name)
         async with self._returned:
             self._returned.notify_all()
+
+
+async def _send(worker: _Worker, chain: Sequence[_Published]) -> None:
+    updates, refs = [one.update for one in chain], [one.refs for one in chain]
+    await worker.handle.apply_weights.remote(updates, refs)
 
 
 def _as_failure(error: RayTaskError, what: str) -> Failure:

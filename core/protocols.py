@@ -65,11 +65,14 @@ class Engine(Policy, Protocol):
     @property
     def policy_version(self) -> int: ...
 
-    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+    async def apply_weights(
+        self, updates: Sequence[WeightUpdate], payloads: Sequence[Sequence[Any]]
+    ) -> None:
         """Replace the weights between two steps; running requests go on with the new ones.
 
-        `payload` is one flat uint8 buffer laid out by `update.manifest`. Raises InfraError
-        when the checksum or the base version does not fit.
+        `updates` is one update, or a dense one and the deltas that build on it: the engine loads
+        what comes out at the end, once. Each payload has one uint8 array per chunk. Raises
+        InfraError when a checksum or a base version does not fit.
         """
         ...
 
@@ -194,7 +197,7 @@ class Learner(Protocol):
         ...
 
     def publish(self) -> tuple[WeightUpdate, Any]:
-        """The current weights: what they are, and one flat uint8 buffer."""
+        """The current weights: what they are, and one array (or a reference to it) per chunk."""
         ...
 
     def save(self, folder: str) -> None:

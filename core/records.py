@@ -386,7 +386,7 @@ class TrainingSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """One tensor inside a flat weight buffer."""
+    """One tensor inside the flat weight buffer."""
 
     name: str
     dtype: str
@@ -397,15 +397,27 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightChunk:
+    """Bytes [start, stop) of the flat weight buffer: whole tensors, sent as one array of uint8."""
+
+    start: int
+    stop: int
+    checksum: str
+    """XXH3-128 of these bytes of the flat buffer, as they are once the update is applied."""
+    wire_checksum: str
+    """XXH3-128 of the array that travels; the same as `checksum` in a dense update."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightUpdate:
-    """Version `version` of the policy; the payload (one flat uint8 buffer) travels beside it."""
+    """A version of the policy; the payload, one uint8 array per chunk, travels beside it."""
 
     version: int
     base_version: int | None
-    """None: dense, stands alone. A number: apply on top of that version."""
+    """None: dense, stands alone. A number: a difference to that version's bits."""
     manifest: tuple[TensorSpec, ...]
-    checksum: str
-    """SHA-256 of the payload."""
+    chunks: tuple[WeightChunk, ...]
+    """In order and without gaps; together the whole flat buffer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

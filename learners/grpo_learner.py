@@ -11,8 +11,9 @@ reports num_samples == 0.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,20 +29,34 @@ from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save
 from learners.engine import TrainEngine, warmup_lr
 from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
 from learners.model import load_policy, load_weights, save_policy
-from learners.publish import pack_weights
+from learners.publish import WeightPublisher
 from learners.samples import build_sample
 
 
 class GrpoLearner:
     """Holds the policy being trained; `version` counts the updates that changed it."""
 
-    def __init__(self, config: Config, *, chat: ChatFormat, images: ImageStore) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        chat: ChatFormat,
+        images: ImageStore,
+        store: Callable[[np.ndarray], Any] = np.copy,
+    ) -> None:
+        """`store` takes each array that `publish` makes, since its memory is used again."""
         self._config = config
         self._settings = config.learner
         self._chat = chat
         self._images = images
         self._policy = load_policy(config)
         self._engine = TrainEngine(self._policy, config=self._settings)
+        self._publisher = WeightPublisher(
+            dtype=config.policy.dtype,
+            mode=config.learner.broadcast,
+            snapshot_every=config.learner.snapshot_every,
+            store=store,
+        )
         self.version = 0
 
     def update(self, groups: Sequence[Group]) -> LearnerReport:
@@ -59,14 +74,10 @@ class GrpoLearner:
             num_tokens=sum(sum(sample.loss_mask) for sample in samples),
         )
 
-    def publish(self) -> tuple[WeightUpdate, np.ndarray]:
+    def publish(self) -> tuple[WeightUpdate, tuple[Any, ...]]:
         """All weights, the tied head among them, in the rollout's dtype."""
         with boundary(LearnerError, "publish"), self._engine.full_weights():
-            return pack_weights(
-                self._policy.lm.state_dict(),
-                version=self.version,
-                dtype=self._config.policy.dtype,
-            )
+            return self._publisher.publish(self._policy.lm.state_dict(), version=self.version)
 
     def save(self, folder: str) -> None:
         with boundary(LearnerError, "save"), self._engine.full_weights():
@@ -90,6 +101,7 @@ class GrpoLearner:
                 load_weights(self._policy.lm, policy_folder(Path(folder)))
             self._engine.load_state(state.tensors, step_count=state.step)
             self.version = state.version
+            self._publisher.forget()
 
     def close(self) -> None:
         self._engine.close()

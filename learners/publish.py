@@ -1,98 +1,142 @@
-"""Weights on the wire: a state dict <-> one flat buffer and its manifest.
+"""Weights on their way out: a state dict becomes a `WeightUpdate` and its payload.
 
 In: the learner's `state_dict()` (never `named_parameters()`: a tied `lm_head.weight` must be in
-it, or the engine keeps an old head without a word). Out: a dense `WeightUpdate` and one uint8
-buffer in the rollout's dtype, which travels zero-copy through Ray's object store. The receiver
-gets the tensors as views of that buffer. Fails with InfraError when the payload is not what the
-update describes.
+it, or the engine keeps an old head without a word). Out: a dense update, every weight in the
+rollout's dtype; or a delta, the bits that changed since the last update (learners/delta.py), from
+which the receiver makes the very same bits. The other end is learners/receive.py. Raises
+ValueError for tensors that are not floating point.
 """
 
-import hashlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from core.errors import InfraError
-from core.records import TensorSpec, WeightUpdate
+from core.records import TensorSpec, WeightChunk, WeightUpdate
+from learners import delta
+from learners.flat import DTYPES, WORDS, checksum, cut, end_of, layout, num_bytes, view
 
-ALIGNMENT = 64
-"""Bytes; every tensor starts on a cache line, so that any dtype may view its slice."""
+MAX_DELTA_DENSITY = 0.05
+"""Share of changed words up to which "auto" sends a delta: about a tenth of the dense bytes."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def pack_weights(
-    state_dict: Mapping[str, torch.Tensor], *, version: int, dtype: str
-) -> tuple[WeightUpdate, np.ndarray]:
-    """All tensors as `dtype` ("float32" or "bfloat16") in one flat uint8 buffer.
-
-    Tensors that are not floating point are refused with ValueError: a policy has none.
-    """
-    target = _DTYPES[dtype]
-    manifest: list[TensorSpec] = []
-    end = 0
-    for name, tensor in state_dict.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} is {tensor.dtype}; only floating-point weights are published")
-        shape = tuple(int(size) for size in tensor.shape)
-        manifest.append(TensorSpec(name=name, dtype=dtype, shape=shape, offset=end))
-        end = _align(end + tensor.numel() * target.itemsize)
-
-    payload = np.zeros(end, dtype=np.uint8)
-    buffer = torch.from_numpy(payload)
-    for spec, tensor in zip(manifest, state_dict.values(), strict=True):
-        _view(buffer, spec).copy_(tensor.detach())
-    update = WeightUpdate(
-        version=version, base_version=None, manifest=tuple(manifest), checksum=checksum(payload)
-    )
-    return update, payload
+_BLOCK_WORDS = 2**18
+"""Words that are compared at once; they stay in the processor's cache."""
+_SAMPLED_BLOCKS = 64
 
 
-def unpack_weights(update: WeightUpdate, payload: np.ndarray) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) in the order of the manifest; the tensors are views of `payload`.
+class WeightPublisher:
+    """Keeps the flat buffer of the last update, both to compare with and to be written again."""
 
-    A buffer that came through Ray is read-only, so treat the views as read-only too. Everything
-    is checked before the first tensor is given out. Raises InfraError.
-    """
-    if update.base_version is not None:
-        raise InfraError(
-            f"weight update {update.version} builds on version {update.base_version}, "
-            "but only dense updates are understood",
-            retryable=False,
+    def __init__(
+        self,
+        *,
+        dtype: str,
+        mode: Literal["auto", "dense", "delta"] = "dense",
+        snapshot_every: int = 1,
+        store: Callable[[np.ndarray], Any] = np.copy,
+    ) -> None:
+        """`dtype`: "float32" or "bfloat16". Every `snapshot_every`-th update is dense in any mode.
+        `store` takes each array of the payload away, since its memory is used again."""
+        self._dtype = dtype
+        self._mode = mode
+        self._snapshot_every = snapshot_every
+        self._store = store
+        self._manifest: tuple[TensorSpec, ...] = ()
+        self._flat = np.zeros(0, np.uint8)
+        self._scratch = np.empty(_BLOCK_WORDS, WORDS[dtype])
+        self._version: int | None = None
+        self._since_snapshot = 0
+
+    def forget(self) -> None:
+        """The next update is dense: the receivers may not have the last one."""
+        self._version = None
+
+    def publish(
+        self, state_dict: Mapping[str, torch.Tensor], *, version: int
+    ) -> tuple[WeightUpdate, tuple[Any, ...]]:
+        """The update, and what `store` gave for the array of each chunk."""
+        manifest = layout(state_dict, dtype=self._dtype)
+        if manifest != self._manifest:
+            self._manifest, self._version = manifest, None
+            self._flat = np.zeros(end_of(manifest[-1]) if manifest else 0, np.uint8)
+        base = self._version if self._sends_delta(state_dict) else None
+        self._version = None  # until this ends well, the buffer is of no version
+        write = self._write_all if base is None else self._write_changed
+        chunks: list[WeightChunk] = []
+        payload: list[Any] = []
+        for members in cut(manifest):
+            start, stop = members[0].offset, end_of(members[-1])
+            wire = write(state_dict, members)
+            whole = checksum(self._flat[start:stop])
+            on_wire = whole if base is None else checksum(wire)
+            chunks.append(
+                WeightChunk(start=start, stop=stop, checksum=whole, wire_checksum=on_wire)
+            )
+            payload.append(self._store(wire))
+        self._version = version
+        self._since_snapshot = 0 if base is None else self._since_snapshot + 1
+        update = WeightUpdate(
+            version=version, base_version=base, manifest=manifest, chunks=tuple(chunks)
         )
-    end = max((_align(spec.offset + _num_bytes(spec)) for spec in update.manifest), default=0)
-    if payload.dtype != np.uint8 or payload.shape != (end,):
-        raise InfraError(
-            f"weight update {update.version} needs {end} bytes, "
-            f"got {payload.dtype} of shape {payload.shape}"
-        )
-    if checksum(payload) != update.checksum:
-        raise InfraError(f"weight update {update.version} arrived with a wrong checksum")
-    buffer = _as_tensor(payload)
-    return ((spec.name, _view(buffer, spec)) for spec in update.manifest)
+        return update, tuple(payload)
+
+    def _sends_delta(self, state_dict: Mapping[str, torch.Tensor]) -> bool:
+        if self._version is None or self._since_snapshot + 1 >= self._snapshot_every:
+            return False
+        if self._mode == "auto":
+            return self._density(state_dict) <= MAX_DELTA_DENSITY
+        return self._mode == "delta"
+
+    def _density(self, state_dict: Mapping[str, torch.Tensor]) -> float:
+        """Share of changed words, from blocks all over the buffer."""
+        blocks = [(spec, at) for spec in self._manifest for at in _block_starts(spec)]
+        sampled = blocks[:: max(1, len(blocks) // _SAMPLED_BLOCKS)]
+        changed = total = 0
+        for spec, at in sampled:
+            new, old = self._compare(state_dict[spec.name], spec, at)
+            changed += int(np.count_nonzero(new != old))
+            total += new.size
+        return changed / max(1, total)
+
+    def _write_all(
+        self, state_dict: Mapping[str, torch.Tensor], members: Sequence[TensorSpec]
+    ) -> np.ndarray:
+        for spec in members:
+            view(self._flat, spec, start=0).copy_(state_dict[spec.name].detach())
+        return self._flat[members[0].offset : end_of(members[-1])]
+
+    def _write_changed(
+        self, state_dict: Mapping[str, torch.Tensor], members: Sequence[TensorSpec]
+    ) -> np.ndarray:
+        """The chunk's delta; the buffer is brought up to date on the way."""
+        positions: list[np.ndarray] = []
+        differences: list[np.ndarray] = []
+        for spec in members:
+            first = (spec.offset - members[0].offset) // self._scratch.itemsize
+            for at in _block_starts(spec):
+                new, old = self._compare(state_dict[spec.name], spec, at)
+                changed = np.flatnonzero(new != old)
+                positions.append(changed + (first + at))
+                differences.append(new[changed] - old[changed])
+                old[changed] = new[changed]
+        return delta.encode(_joined(positions, np.int64), _joined(differences, self._scratch.dtype))
+
+    def _compare(
+        self, tensor: torch.Tensor, spec: TensorSpec, at: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The bits of one block of a tensor, now and in the buffer; the latter can be written."""
+        whole = self._flat[spec.offset : spec.offset + num_bytes(spec)].view(self._scratch.dtype)
+        old = whole[at : at + _BLOCK_WORDS]
+        new = self._scratch[: old.size]
+        block = tensor.detach().reshape(-1)[at : at + _BLOCK_WORDS]
+        torch.from_numpy(new.view(np.uint8)).view(DTYPES[self._dtype]).copy_(block)
+        return new, old
 
 
-def checksum(payload: np.ndarray) -> str:
-    return hashlib.sha256(payload.data).hexdigest()
+def _block_starts(spec: TensorSpec) -> Iterator[int]:
+    yield from range(0, int(np.prod(spec.shape, dtype=np.int64)), _BLOCK_WORDS)
 
 
-def _align(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def _num_bytes(spec: TensorSpec) -> int:
-    return int(np.prod(spec.shape, dtype=np.int64)) * int(_DTYPES[spec.dtype].itemsize)
-
-
-def _view(buffer: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    chunk = buffer[spec.offset : spec.offset + _num_bytes(spec)]
-    return chunk.view(_DTYPES[spec.dtype]).reshape(spec.shape)
-
-
-def _as_tensor(payload: np.ndarray) -> torch.Tensor:
-    """A view, never a copy. torch warns of read-only memory; nothing here writes to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(payload)
+def _joined(arrays: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)

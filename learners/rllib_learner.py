@@ -4,7 +4,7 @@ In: `TrainingData(batches=[groups])`, a list of our `Group`s per learner (RLlib'
 are never touched). Out: what GrpoLearner gives, reached through the LearnerGroup:
 
     group.update(training_data=TrainingData(batches=[groups]))      -> [LearnerReport]
-    group.foreach_learner(lambda learner: learner.publish())        -> WeightUpdate, buffer
+    group.foreach_learner(lambda learner: learner.publish())        -> WeightUpdate, refs
 
 The AlgorithmConfig carries `gensearcher: Config` and `images_folder: str`. Errors are those of
 GrpoLearner.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
@@ -48,6 +49,7 @@ class GrpoRllibLearner(TorchLearner):
             config,
             chat=ChatFormat.load(config.policy.path),
             images=FileImageStore(Path(self.config.images_folder)),
+            store=ray.put,
         )
 
     def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport:
@@ -56,7 +58,9 @@ class GrpoRllibLearner(TorchLearner):
         (groups,) = training_data.batches or [training_data.batch]
         return self._grpo.update(groups)
 
-    def publish(self) -> tuple[WeightUpdate, np.ndarray]:
+    def publish(self) -> tuple[WeightUpdate, tuple["ray.ObjectRef[np.ndarray]", ...]]:
+        """The arrays of the payload lie in the object store of the learner's node, once; another
+        node fetches each of them once, for all its workers."""
         return self._grpo.publish()
 
     def save(self, folder: str) -> None:

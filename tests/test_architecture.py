@@ -19,17 +19,27 @@ MAY_IMPORT = {
     "rewards": {"core", "numpy", "PIL", "yaml"},
     "learners": {
         *("core", "envs.chat", "numpy", "PIL", "pydantic"),
-        *("torch", "deepspeed", "transformers", "peft", "safetensors"),
+        *("torch", "deepspeed", "transformers", "peft", "safetensors", "xxhash"),
     },
     "actors": {
-        *("core", "envs", "rewards", "learners.publish", "numpy", "PIL", "pydantic", "psutil"),
+        *(
+            "core",
+            "envs",
+            "rewards",
+            "learners.receive",
+            "learners.flat",
+            "numpy",
+            "PIL",
+            "pydantic",
+            "psutil",
+        ),
         *("torch", "transformers", "safetensors", "ray", "vllm", "diffusers"),
     },
 }
 """What a room may import beside the standard library and itself; cluster may import all."""
 
 ALSO = {
-    "learners/rllib_learner.py": {"ray.rllib", "envs.images"},  # a shell, as actors
+    "learners/rllib_learner.py": {"ray", "envs.images"},  # a shell, as actors
     "actors/rollout.py": {"gymnasium"},  # RLlib asks for spaces
 }
 """Single files that may import more than their room, because that is their job."""

@@ -29,6 +29,12 @@ class LearnerConfig(Section):
     """Optimizer steps that one batch of groups is split into."""
     micro_batch_tokens: int = Field(8192, ge=64)
     freeze_vision: bool = True
+    broadcast: Literal["auto", "dense", "delta"] = "auto"
+    """How weights reach the rollout workers. "delta" sends the bits that changed since the last
+    time, without loss; "auto" does so when few changed."""
+    snapshot_every: int = Field(10, ge=1)
+    """Of so many broadcasts one is dense, whatever `broadcast` says: a worker that starts late
+    catches up from there."""
 
 
 class SftConfig(Section):

@@ -22,7 +22,6 @@ class Player:
 
     def __init__(self) -> None:
         self._version = 0
-        self._payload = np.zeros(0, np.uint8)
 
     async def run(self, task: Task, rollout_id: RolloutId, mode: str) -> Trajectory | Failure:
         await asyncio.sleep(0.05)
@@ -37,18 +36,27 @@ class Player:
                 raise FidelityError("other pixels")
         return make_trajectory(task=task, rollout_id=rollout_id, version=self._version)
 
-    async def apply_weights(self, update: WeightUpdate, payload_refs: list[Any]) -> None:
-        if update.checksum == "torn":
-            raise InfraError("weights differ from their checksum")
-        self._payload = await payload_refs[0]
-        self._version = update.version
+    async def apply_weights(
+        self, updates: list[WeightUpdate], payload_refs: list[list[Any]]
+    ) -> None:
+        """A payload is one array, the version; a torn one says -1."""
+        for update, (ref,) in zip(updates, payload_refs, strict=True):
+            if update.base_version not in (None, self._version):
+                raise InfraError(f"here is version {self._version}")
+            self._version = int((await ref)[0])
+            if self._version != update.version:
+                raise InfraError("weights differ from their checksum")
 
     async def ping(self) -> str:
         return "pong"
 
 
-def weights(version: int, checksum: str = "") -> WeightUpdate:
-    return WeightUpdate(version=version, base_version=None, manifest=(), checksum=checksum)
+def weights(version: int, *, base: int | None = None) -> WeightUpdate:
+    return WeightUpdate(version=version, base_version=base, manifest=(), chunks=())
+
+
+def payload(version: int) -> list[Any]:
+    return [ray.put(np.array([version]))]
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def version_of(played: Trajectory | Failure) -> int:
 
 async def test_episodes_use_the_weights_that_were_applied_last(pool: RayPool) -> None:
     assert version_of(await play(pool)) == 0
-    await pool.apply_weights(weights(1), np.arange(8, dtype=np.uint8))
+    await pool.apply_weights(weights(1), payload(1))
     played = await asyncio.gather(*(play(pool) for _ in range(8)))
     assert {version_of(one) for one in played} == {1}
 
@@ -87,7 +95,7 @@ async def test_faults_are_failures_and_other_errors_of_ours_are_raised(pool: Ray
 
 
 async def test_a_lost_worker_gets_the_current_weights_before_it_plays_again(pool: RayPool) -> None:
-    await pool.apply_weights(weights(3), np.arange(8, dtype=np.uint8))
+    await pool.apply_weights(weights(3), payload(3))
     lost = await asyncio.gather(play(pool, "die"), play(pool, "die"))
     assert all(isinstance(one, Failure) and one.retryable for one in lost)
     played = await asyncio.gather(*(play(pool) for _ in range(6)))
@@ -96,4 +104,24 @@ async def test_a_lost_worker_gets_the_current_weights_before_it_plays_again(pool
 
 async def test_weights_that_no_worker_can_take_are_an_error(pool: RayPool) -> None:
     with pytest.raises(InfraError, match="version 2"):
-        await pool.apply_weights(weights(2, checksum="torn"), np.zeros(8, np.uint8))
+        await pool.apply_weights(weights(2), payload(-1))
+
+
+async def test_a_worker_that_cannot_use_a_delta_starts_from_the_last_snapshot(
+    pool: RayPool,
+) -> None:
+    await pool.apply_weights(weights(1), payload(1))
+    await pool.apply_weights(weights(2, base=1), payload(2))
+    behind = pool._workers[0].handle
+    await behind.apply_weights.remote([weights(1)], [payload(1)])  # it has lost version 2
+    await pool.apply_weights(weights(3, base=2), payload(3))
+    played = await asyncio.gather(*(play(pool) for _ in range(8)))
+    assert {version_of(one) for one in played} == {3}
+
+
+async def test_a_worker_that_comes_back_catches_up_through_the_chain(pool: RayPool) -> None:
+    await pool.apply_weights(weights(1), payload(1))
+    await pool.apply_weights(weights(2, base=1), payload(2))
+    await asyncio.gather(play(pool, "die"), play(pool, "die"))
+    played = await asyncio.gather(*(play(pool) for _ in range(6)))
+    assert {version_of(one) for one in played} == {2}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import LearnerError
-from core.records import Group, LearnerReport, TensorSpec, WeightUpdate
+from core.records import Group, LearnerReport, TensorSpec, WeightChunk, WeightUpdate
 from tests.fakes.failures import FailureScript
 
 
@@ -45,16 +45,17 @@ class FakeLearner:
             num_tokens=sum(t.num_sampled_tokens for t in trajectories),
         )
 
-    def publish(self) -> tuple[WeightUpdate, npt.NDArray[np.uint8]]:
+    def publish(self) -> tuple[WeightUpdate, list[npt.NDArray[np.uint8]]]:
         self.events.append(("publish", self.version))
         payload = np.array([self.version], dtype=np.int64).view(np.uint8)
+        digest = hashlib.sha256(payload.tobytes()).hexdigest()
         update = WeightUpdate(
             version=self.version,
             base_version=None,
             manifest=(TensorSpec(name="version", dtype="int64", shape=(1,), offset=0),),
-            checksum=hashlib.sha256(payload.tobytes()).hexdigest(),
+            chunks=(WeightChunk(start=0, stop=8, checksum=digest, wire_checksum=digest),),
         )
-        return update, payload
+        return update, [payload]
 
     def save(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -82,9 +82,16 @@ class ScriptedPolicy:
         prompt_ids = self._chat.expand(request.engine_ids, request.images)
         return Generated(prompt_ids=tuple(prompt_ids), completion=completion)
 
-    async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
-        if hashlib.sha256(bytes(payload)).hexdigest() != update.checksum:
-            raise InfraError(f"weights of version {update.version} differ from their checksum")
+    async def apply_weights(
+        self, updates: Sequence[WeightUpdate], payloads: Sequence[Sequence[Any]]
+    ) -> None:
+        for update, payload in zip(updates, payloads, strict=True):
+            self._apply(update, payload)
+
+    def _apply(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
+        for chunk, part in zip(update.chunks, payload, strict=True):
+            if hashlib.sha256(bytes(part)).hexdigest() != chunk.checksum:
+                raise InfraError(f"weights of version {update.version} differ from their checksum")
         if update.base_version not in (None, self._version):
             raise InfraError(f"delta on version {update.base_version}, here is {self._version}")
         self._version = update.version

@@ -15,7 +15,7 @@ from core.records import Group
 from envs.chat import ChatFormat
 from learners.advantage import NoSignal, group_advantages
 from learners.grpo_learner import GrpoLearner, select_samples
-from learners.publish import unpack_weights
+from learners.receive import WeightReceiver
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 from tests.oracle_groups import make_oracle_groups
@@ -38,6 +38,7 @@ class World:
 
     @contextmanager
     def learner(self, **settings: Any) -> Iterator[GrpoLearner]:
+        settings = {"broadcast": "dense", **settings}  # each publish is read on its own
         learner = GrpoLearner(self.config(**settings), chat=self.chat, images=self.store)
         try:
             yield learner
@@ -57,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def weights_of(learner: GrpoLearner) -> dict[str, torch.Tensor]:
     update, payload = learner.publish()
-    return dict(unpack_weights(update, payload))
+    return dict(WeightReceiver().receive(update, payload))
 
 
 def test_an_on_policy_update_sees_the_rollouts_logprobs_behind_images_too(world: World) -> None:
@@ -122,7 +123,7 @@ def test_frozen_vision_stays_and_the_tied_head_travels(world: World) -> None:
         before = weights_of(learner)
         learner.update(world.groups())
         update, payload = learner.publish()
-        after = dict(unpack_weights(update, payload))
+        after = dict(WeightReceiver().receive(update, payload))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert update.version == 1
     assert not [name for name in changed if ".visual." in name]

@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium
 import pytest
+import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -14,10 +15,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from core.config import build_config
 from core.errors import FidelityError
-from core.records import Group
+from core.records import Group, WeightUpdate
 from envs.chat import ChatFormat
 from envs.images import FileImageStore
-from learners.publish import unpack_weights
+from learners.receive import WeightReceiver
 from learners.rllib_learner import GrpoRllibLearner, PolicyModule
 from tests.builders import (
     make_member,
@@ -58,6 +59,10 @@ def ask(group: LearnerGroup, method: str, *arguments: Any) -> Any:
     return answer.get()
 
 
+def receive(update: WeightUpdate, refs: list[Any]) -> dict[str, torch.Tensor]:
+    return dict(WeightReceiver().receive(update, ray.get(list(refs))))
+
+
 @pytest.mark.parametrize("num_learners", [0, 1])
 def test_a_learner_group_updates_publishes_saves_and_loads(
     ray_cluster: str, tmp_path: Path, num_learners: int
@@ -72,11 +77,12 @@ def test_a_learner_group_updates_publishes_saves_and_loads(
         assert report.version == 1
         assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
         ask(group, "save", str(tmp_path / "saved"))
-        trained = dict(unpack_weights(*ask(group, "publish")))
+        trained = receive(*ask(group, "publish"))
         ask(group, "load", str(tmp_path / "saved"))
         update, payload = ask(group, "publish")
         assert update.version == 1
-        loaded = dict(unpack_weights(update, payload))
+        assert update.base_version is None, "whoever listens after a load may know nothing"
+        loaded = receive(update, payload)
         assert all(torch.equal(loaded[name], trained[name]) for name in trained)
         with pytest.raises(FidelityError, match="0 image tokens, but its images have 4"):
             group.update(training_data=TrainingData(batches=[[group_without_pixels()]]))

@@ -14,7 +14,7 @@ from core.config import Config, build_config
 from core.errors import InfraError
 from core.protocols import ToolSpec
 from core.records import Completion, RolloutId, StopReason, Trajectory
-from learners.publish import pack_weights
+from learners.publish import WeightPublisher
 from tests.builders import make_task
 from tests.fakes.tools import FakeToolbox
 from tests.hf_policy import HfPolicy
@@ -131,14 +131,14 @@ async def test_pushed_weights_are_what_the_next_episode_samples_from(
     import ray
 
     oracle.perturb(scale=0.02, seed=2)
-    update, payload = pack_weights(oracle.model.state_dict(), version=1, dtype="float32")
-    spoiled = payload.copy()
+    update, payload = WeightPublisher(dtype="float32").publish(oracle.model.state_dict(), version=1)
+    spoiled = payload[0].copy()
     spoiled[5] ^= 1
     with pytest.raises(InfraError, match="checksum"):
-        await worker.apply_weights.remote(update, [ray.put(spoiled)])
+        await worker.apply_weights.remote([update], [[ray.put(spoiled)]])
     assert await worker.policy_version.remote() == 0
 
-    await worker.apply_weights.remote(update, [ray.put(payload)])
+    await worker.apply_weights.remote([update], [[ray.put(part) for part in payload]])
 
     assert await worker.policy_version.remote() == 1
     trajectory = await worker.run.remote(make_task(), RolloutId(ordinal=0, index=0))
@@ -152,9 +152,9 @@ async def test_a_worker_whose_engine_died_is_started_afresh(worker: Any, oracle:
     from ray.exceptions import RayActorError
 
     weights = {k: v for k, v in oracle.model.state_dict().items() if k != "lm_head.weight"}
-    update, payload = pack_weights(weights, version=2, dtype="float32")
+    update, payload = WeightPublisher(dtype="float32").publish(weights, version=2)
     with pytest.raises(InfraError, match="lm_head"):
-        await worker.apply_weights.remote(update, [ray.put(payload)])
+        await worker.apply_weights.remote([update], [[ray.put(part) for part in payload]])
     with pytest.raises(InfraError, match="lm_head"):
         await worker.ping.remote()
     with pytest.raises(RayActorError):

@@ -17,8 +17,8 @@ from actors.runtime_env import worker_env
 from core.config import Config, build_config
 from core.errors import InfraError
 from core.protocols import Generated, GenerateRequest
-from core.records import Completion, FinishReason, RolloutId, Sampling, SeenImage
-from learners.publish import pack_weights
+from core.records import Completion, FinishReason, RolloutId, Sampling, SeenImage, WeightUpdate
+from learners.publish import WeightPublisher
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 from tests.tiny_model import build_tiny_policy
@@ -138,9 +138,13 @@ def head(completion: Completion, size: int) -> Completion:
     )
 
 
+def pack(weights: dict[str, Any], *, version: int) -> tuple[WeightUpdate, tuple[Any, ...]]:
+    return WeightPublisher(dtype="float32").publish(weights, version=version)
+
+
 async def push(engine: "VllmEngine", oracle: HfPolicy, *, version: int) -> None:
-    update, payload = pack_weights(oracle.model.state_dict(), version=version, dtype="float32")
-    await engine.apply_weights(update, payload)
+    update, payload = pack(oracle.model.state_dict(), version=version)
+    await engine.apply_weights([update], [payload])
 
 
 async def test_turns_with_images_keep_their_tokens_and_agree_with_transformers(
@@ -271,20 +275,52 @@ async def test_new_weights_reach_running_requests_and_every_token_names_its_vers
         assert difference(old_oracle, old_part, [png]).max() < TOLERANCE
 
 
+async def test_dense_and_delta_updates_in_flight_give_the_same_numbers(
+    engine: "VllmEngine", folder: Path, oracle: HfPolicy
+) -> None:
+    """Several updates under running requests; each time the engine has the learner's weights."""
+    context = oracle.encode(TASK)
+    logprobs: dict[str, list[tuple[float, ...]]] = {}
+    for mode in ("dense", "delta"):
+        oracle = HfPolicy(folder)
+        publisher = WeightPublisher(dtype="float32", mode=mode, snapshot_every=9)
+        busy = [
+            asyncio.create_task(
+                engine.generate(
+                    make_request(oracle, context, seed=n, index=n, temperature=1.5, max_tokens=600)
+                )
+            )
+            for n in range(2)
+        ]
+        logprobs[mode] = []
+        for number in range(4):
+            oracle.perturb(scale=0.01, seed=number)
+            version = engine.policy_version + 1
+            update, payload = publisher.publish(oracle.model.state_dict(), version=version)
+            assert (update.base_version is None) == (mode == "dense" or number == 0)
+            await engine.apply_weights([update], [payload])
+            turn = await engine.generate(make_request(oracle, context, seed=7))
+            assert difference(oracle, turn).max() < TOLERANCE
+            logprobs[mode].append(turn.completion.logprobs)
+        await asyncio.gather(*busy)
+    assert logprobs["dense"] == logprobs["delta"], "to the last bit"
+
+
 async def test_an_update_that_does_not_fit_is_refused_and_changes_nothing(
     engine: "VllmEngine", oracle: HfPolicy
 ) -> None:
     version = engine.policy_version
-    update, payload = pack_weights(oracle.model.state_dict(), version=version + 1, dtype="float32")
-    spoiled = payload.copy()
+    update, payload = pack(oracle.model.state_dict(), version=version + 1)
+    spoiled = payload[0].copy()
     spoiled[1000] ^= 1
 
     with pytest.raises(InfraError, match="checksum"):
-        await engine.apply_weights(update, spoiled)
+        await engine.apply_weights([update], [[spoiled, *payload[1:]]])
     with pytest.raises(InfraError, match="bytes"):
-        await engine.apply_weights(update, payload[:-64])
+        await engine.apply_weights([update], [[payload[0][:-64], *payload[1:]]])
+    delta = dataclasses.replace(update, base_version=version + 7)
     with pytest.raises(InfraError, match="builds on version"):
-        await engine.apply_weights(dataclasses.replace(update, base_version=version + 7), payload)
+        await engine.apply_weights([delta], [payload])
 
     assert engine.policy_version == version
     turn = await engine.generate(make_request(oracle, oracle.encode(TASK)))
@@ -315,9 +351,10 @@ async def test_half_loaded_weights_end_the_engine_and_fail_every_request(
     running = asyncio.create_task(engine.generate(request))
     await asyncio.sleep(0.2)
     weights = {k: v for k, v in oracle.model.state_dict().items() if k != "lm_head.weight"}
+    update, payload = pack(weights, version=1)
 
     with pytest.raises(InfraError, match="lm_head"):
-        await engine.apply_weights(*pack_weights(weights, version=1, dtype="float32"))
+        await engine.apply_weights([update], [payload])
     with pytest.raises(InfraError, match="lm_head"):
         await running
     with pytest.raises(InfraError, match="lm_head"):
