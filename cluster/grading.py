@@ -13,6 +13,7 @@ evaluation it is scored, and `Trajectory.tool_errors` flags it.
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cluster.parts import Mode
 from cluster.timeline import Timeline
@@ -94,7 +95,8 @@ class Grader:
         scores = [
             self._reward.blend(text_parts=text.result(), image_parts=parts) for parts in image_parts
         ]
-        return rendered[0], mean_score(scores)
+        cost_usd = sum(one.cost_usd for one in rendered)
+        return replace(rendered[0], cost_usd=cost_usd), mean_score(scores)
 
     async def _judge_text(self, item: str, task: Task, answer: Answer) -> tuple[ScorePart, ...]:
         what = f"text judge of rollout {item}"

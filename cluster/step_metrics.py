@@ -44,6 +44,10 @@ def _add_group(metrics: Metrics, group: Group) -> None:
         metrics.add("members/masked", member.masked)
         metrics.add("members/attempts", member.rollout_id.attempt + 1)
         _add_score(metrics, member.outcome, masked=member.masked)
+        if member.rendered is not None:
+            metrics.add("render/cached", member.rendered.cached)
+            metrics.add("render/cost_usd", member.rendered.cost_usd, Reduce.SUM)
+            metrics.add("render/dropped_references", member.rendered.dropped_references)
     for trajectory in _trajectories(group.members):
         _add_trajectory(metrics, trajectory)
 

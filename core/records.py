@@ -262,7 +262,7 @@ class RenderedImage:
     seconds: float
     cached: bool
     cost_usd: float = 0.0
-    """Of this picture; 0 when it was cached."""
+    """Of this picture, and of a member's other seeds; 0 for what was cached."""
     dropped_references: int = 0
     """Left out by `render.extra_references = renumber`; the prompt no longer points at them."""
 

@@ -174,7 +174,7 @@ async def test_text_is_judged_while_the_image_renders_and_the_image_at_once_afte
 
 async def test_the_scores_of_several_render_seeds_are_averaged() -> None:
     store = MemoryImageStore()
-    image_model = FakeImageModel(store)
+    image_model = FakeImageModel(store, cost_usd=0.25)
     grades = iter([0.0, 1.0])
     judge = FakeJudge(grade_image=lambda task, image: image_verdict(next(grades)))
     grader = make_grader(reward=dual_reward(judge), image_model=image_model, seeds=(3, 4))
@@ -182,6 +182,8 @@ async def test_the_scores_of_several_render_seeds_are_averaged() -> None:
     assert [request.seed for _, request in image_model.events] == [3, 4]
     assert isinstance(member.outcome, Score)
     assert member.outcome.value == pytest.approx(0.5 * 0.5 + 0.5 * (0.0 + 1.0) / 2)
+    assert member.rendered is not None
+    assert member.rendered.cost_usd == 0.5, "of both pictures"
 
 
 def test_the_mean_of_parts_keeps_the_value_a_weighted_sum() -> None:

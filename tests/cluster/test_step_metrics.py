@@ -11,6 +11,7 @@ from tests.builders import (
     make_failure,
     make_group,
     make_member,
+    make_rendered,
     make_task,
     make_trajectory,
     make_turn,
@@ -71,3 +72,22 @@ def test_tools_and_endings_of_episodes_are_counted() -> None:
     assert counts == [1, 1, 0]
     assert (metrics["tools/cached"], metrics["tools/cost_usd"]) == (1, 0.5)
     assert (metrics["episode/valid"], metrics["stop/no_answer"]) == (0, 1)
+
+
+def test_pictures_are_counted_and_their_dollars_summed() -> None:
+    drawn = [
+        make_rendered(cost_usd=0.25, dropped_references=2),
+        make_rendered(cost_usd=0.5),
+        make_rendered(cached=True),
+        None,
+    ]
+    task = make_task()
+    members = [
+        replace(make_member(0.5, index=index, task=task), rendered=rendered)
+        for index, rendered in enumerate(drawn)
+    ]
+    group = Group(task=task, members=tuple(members))
+    metrics = step_metrics([(group, Ending.FILTERED)], consumed_at_version=0)
+    assert metrics["render/cost_usd"] == 0.75
+    assert metrics["render/cached"] == pytest.approx(1 / 3)
+    assert metrics["render/dropped_references"] == pytest.approx(2 / 3)

@@ -35,11 +35,13 @@ class FakeImageModel:
         *,
         paint: Callable[[RenderRequest], bytes] = paint_key,
         max_references: int = 3,
+        cost_usd: float = 0.0,
         fail_times: Mapping[Hashable, int] | None = None,
     ) -> None:
         self._store = store
         self._paint = paint
         self._max_references = max_references
+        self._cost_usd = cost_usd
         self._failures = FailureScript(fail_times)
         self.events: list[tuple[Any, ...]] = []
 
@@ -57,4 +59,6 @@ class FakeImageModel:
         if self._failures.should_fail(request.prompt):
             raise RenderError(f"scripted fault of the render of {request.prompt!r}")
         image = self._store.put(self._paint(request))
-        return RenderedImage(image=image, request=request, seconds=0.01, cached=False)
+        return RenderedImage(
+            image=image, request=request, seconds=0.01, cached=False, cost_usd=self._cost_usd
+        )
