@@ -16,6 +16,7 @@ from cluster.nano_judge import nano_judge
 from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
 from core.protocols import Judge
+from envs.contamination import Benchmark, ContaminationGuard
 from envs.corpus import build_corpus
 from envs.images import FileImageStore
 from envs.nano.world import World
@@ -80,6 +81,7 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
     `launch` names this start of the run: pins of its earlier ones are dropped.
     """
     library = open_library(config, run_dir, launch=launch)
+    guard = _open_guard(config, library)
     if config.tools.mode == "replay":
         search = library.search(None)
         image_search = library.image_search(None)
@@ -93,12 +95,27 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
         summaries = library.summaries(providers.summariser)
     return LocalToolbox(
         [
-            SearchTool(search, top_k=config.tools.top_k),
-            ImageSearchTool(image_search, top_k=config.tools.max_images_per_search),
-            BrowseTool(pages, summariser=summaries if config.tools.summariser else None),
+            SearchTool(guard.search(search), top_k=config.tools.top_k),
+            ImageSearchTool(
+                guard.image_search(image_search), top_k=config.tools.max_images_per_search
+            ),
+            BrowseTool(
+                guard.pages(pages), summariser=summaries if config.tools.summariser else None
+            ),
         ],
         library,
         deadline_s=config.tools.timeout_s,
+    )
+
+
+def _open_guard(config: Config, library: Library) -> ContaminationGuard:
+    """Raises ConfigError and DataError for a benchmark that cannot be read."""
+    guard = config.tools.guard
+    return ContaminationGuard(
+        Benchmark.load(Path(guard.benchmark)) if guard.benchmark else Benchmark(),
+        images=library.images,
+        blocked_hosts=guard.blocked_hosts,
+        count=lambda reason: library.tallies.add(f"blocked/{reason}"),
     )
 
 

@@ -135,7 +135,7 @@ class Guard:
         return is_public(address) if self.may_connect is None else self.may_connect(address)
 
     def _check_host(self, written: str, host: str, port: int) -> None:
-        if any(host == name or host.endswith(f".{name}") for name in self.blocked_hosts):
+        if is_blocked(host, self.blocked_hosts):
             raise refusal("blocked", f"{host[:100]} is a blocked host")
         if self.may_connect is not None or (host, port) in self.allow:
             return
@@ -154,6 +154,11 @@ class Guard:
 def allowed(entries: Iterable[str]) -> frozenset[tuple[str, int]]:
     """The operator's list of host:port. Raises ConfigError."""
     return frozenset(_allowed(entry) for entry in entries)
+
+
+def is_blocked(host: str, blocked: Iterable[str]) -> bool:
+    """Whether `host` is one of the blocked ones or lies below one."""
+    return any(host == name or host.endswith(f".{name}") for name in blocked)
 
 
 def is_public(address: str) -> bool:

@@ -100,6 +100,17 @@ def decode_rgb(data: bytes) -> Image.Image:
         return _to_rgb(image)
 
 
+def decode_grey(data: bytes, *, side: int) -> np.ndarray:
+    """[side, side] float64 grey values of the whole picture, however it is shaped; for telling
+    pictures apart, not for showing them. Raises DataError."""
+    try:
+        with _open(data, WEB_FORMATS, max_side=2 * side) as image:
+            grey = _upright(_to_rgb(image), image).convert("L")
+            return np.asarray(grey.resize((side, side), Image.Resampling.LANCZOS), np.float64)
+    except _DECODER_ERRORS as error:
+        raise DataError(f"an image of {len(data)} bytes cannot be read") from error
+
+
 def clean_image(data: bytes) -> bytes:
     """Bytes from outside as a freshly encoded PNG or JPEG (JPEG when they were lossy already).
 
@@ -109,7 +120,7 @@ def clean_image(data: bytes) -> bytes:
     or image model must see the same picture. Equal bytes give equal bytes. Raises DataError.
     """
     try:
-        with _open(data, WEB_FORMATS, shrink=True) as image:
+        with _open(data, WEB_FORMATS, max_side=MAX_CLEAN_SIDE) as image:
             lossless = image.format in LOSSLESS_FORMATS
             pixels = _upright(_to_rgb(image), image)
             pixels.thumbnail((MAX_CLEAN_SIDE, MAX_CLEAN_SIDE), reducing_gap=2.0)
@@ -118,18 +129,20 @@ def clean_image(data: bytes) -> bytes:
         raise DataError(f"an image of {len(data)} bytes cannot be read") from error
 
 
-def _open(data: bytes, formats: tuple[str, ...] = FORMATS, *, shrink: bool = False) -> Image.Image:
+def _open(
+    data: bytes, formats: tuple[str, ...] = FORMATS, *, max_side: int | None = None
+) -> Image.Image:
     """The image, decoded whole: a truncated file fails here and not in the middle of a step.
 
-    `shrink` lets a JPEG be decoded at the scale that MAX_CLEAN_SIDE needs.
+    A JPEG may come smaller than it is, though not smaller than `max_side`, which saves time.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DataError(f"an image of {width} x {height} pixels is over {MAX_PIXELS} pixels")
-        if shrink:
-            image.draft(None, (MAX_CLEAN_SIDE, MAX_CLEAN_SIDE))
+        if max_side is not None:
+            image.draft(None, (max_side, max_side))
         image.load()
     except _DECODER_ERRORS as error:
         known = ", ".join(formats[:-1])

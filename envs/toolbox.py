@@ -55,6 +55,8 @@ class ToolCounters:
     """Of providers, by kind, e.g. {"HTTP 503": 2}."""
     misses: Mapping[str, int]
     """Of a replay, by what was done: fail, empty, nearest."""
+    blocked: Mapping[str, int]
+    """Results that the contamination guard held back, by reason (envs/contamination.py)."""
     damaged: int
     """Kept answers whose files were lost, and fetched again."""
     bytes_fetched: int
@@ -120,6 +122,7 @@ class LocalToolbox:
             bytes_fetched=int(totals.get("bytes", 0)),
             failures={kind: int(count) for kind, count in under("failures/").items()},
             misses={handling: int(count) for handling, count in under("misses/").items()},
+            blocked={reason: int(count) for reason, count in under("blocked/").items()},
             dollars=under("dollars/"),
             pins=self._library.num_pins(),
             in_flight=self._in_flight,
