@@ -171,8 +171,8 @@ class RayLearner:
     async def publish(self) -> tuple[WeightUpdate, Any]:
         return await self._call(lambda learner: learner.publish())
 
-    async def save(self, folder: str) -> None:
-        await self._call(lambda learner: learner.save(folder))
+    async def save(self, folder: str) -> int:
+        return await self._call(lambda learner: learner.save(folder))
 
     async def load(self, folder: str) -> None:
         await self._call(lambda learner: learner.load(folder))

@@ -5,13 +5,14 @@
     config.yaml     the resolved config
     manifest.json   every file with its size; written last
 
+best.json beside them names the step with the best held-out reward.
+
 A checkpoint is written into a hidden folder and renamed when it is complete. `latest` skips what
 is torn: a folder without a manifest, or with a file that is missing or of another size.
 """
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -20,36 +21,54 @@ from pathlib import Path
 
 from cluster.frontier import FrontierState
 from core.config import Config, save_config
-from core.errors import ConfigError
-from core.files import write_json_atomic
+from core.errors import ConfigError, LearnerError
+from core.files import file_sizes, mend_replaced, put_folder_in_place, write_json_atomic
 
 logger = logging.getLogger(__name__)
 
 LEARNER = "learner"
 FRONTIER = "frontier.json"
 MANIFEST = "manifest.json"
+BEST = "best.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run: the last `keep`, and the best (`note_reward`)."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder = folder
         self._keep = keep
 
     def save(
-        self, *, state: FrontierState, config: Config, save_learner: Callable[[str], None]
+        self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
     ) -> Path:
-        """Write one for `state.step` and drop the oldest beyond `keep`."""
-        path = self._folder / f"step_{state.step:06d}"
+        """Write one for `state.step` and drop the oldest. Raises LearnerError, and leaves those
+        that are there, when learner and frontier are not of the same step."""
+        path = self._path(state.step)
         write_checkpoint(path, state=state, config=config, save_learner=save_learner)
+        best = self._path(self.best_step) if self.best_step is not None else None
         for old in self._all()[self._keep :]:
-            logger.info("dropping checkpoint %s", old)
-            shutil.rmtree(old)
+            if old != best:
+                logger.info("dropping checkpoint %s", old)
+                shutil.rmtree(old)
         return path
 
-    def drop_drafts(self) -> None:
-        """Remove what earlier processes left half-written; only while nothing is being saved."""
+    def note_reward(self, reward: float, *, step: int) -> None:
+        """Of a held-out evaluation; the checkpoint of the best step so far is never dropped."""
+        best = self._read_best()
+        if best is None or reward > best["reward"]:
+            write_json_atomic(self._folder / BEST, {"step": step, "reward": reward})
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best held-out reward; None: none was noted."""
+        best = self._read_best()
+        return None if best is None else int(best["step"])
+
+    def clean_up(self) -> None:
+        """Mend and remove what earlier processes left half-written; only while nothing is being
+        saved."""
+        mend_replaced(self._folder)
         for draft in self._folder.glob(".step_*.draft-*"):
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -61,33 +80,44 @@ class Checkpoints:
             logger.warning("checkpoint %s is not whole; trying the one before", path)
         return None
 
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step_{step:06d}"
+
     def _all(self) -> list[Path]:
         """Newest first."""
         return sorted(self._folder.glob("step_*"), reverse=True)
 
+    def _read_best(self) -> dict[str, float] | None:
+        path = self._folder / BEST
+        if not path.is_file():
+            return None
+        best: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return best
+
 
 def write_checkpoint(
-    path: Path, *, state: FrontierState, config: Config, save_learner: Callable[[str], None]
+    path: Path, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
 ) -> None:
-    """Write the folder under a hidden name, then rename it; replaces one that is there."""
+    """Write the folder under a hidden name, then rename it; replaces one that is there.
+
+    `save_learner` returns the version that it saved. Raises LearnerError when that is not the
+    frontier's: an update was cut short between its step and its broadcast.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: after Ctrl-C the learner may still write into an earlier draft.
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.draft-"))
-    save_learner(str(draft / LEARNER))
+    version = save_learner(str(draft / LEARNER))
+    if version != state.step:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise LearnerError(
+            f"no checkpoint of step {state.step}: the learner is at version {version}, since an "
+            "update was cut short; the run goes on from the checkpoint before",
+            retryable=False,
+        )
     write_json_atomic(draft / FRONTIER, asdict(state))
     save_config(config, draft / "config.yaml")
-    sizes = {
-        str(file.relative_to(draft)): file.stat().st_size
-        for file in sorted(draft.rglob("*"))
-        if file.is_file()
-    }
-    write_json_atomic(draft / MANIFEST, {"files": sizes})
-    replaced = path.with_name(f".{path.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if path.exists():
-        os.replace(path, replaced)
-    os.replace(draft, path)
-    shutil.rmtree(replaced, ignore_errors=True)
+    write_json_atomic(draft / MANIFEST, {"files": file_sizes(draft)})
+    put_folder_in_place(draft, path)
 
 
 def is_whole(path: Path) -> bool:

@@ -101,8 +101,9 @@ class Controller:
         """Go on from a checkpoint: the learner's folder, and where the frontier was."""
         self.run(self._restore(folder, state))
 
-    def save_learner(self, folder: str) -> None:
-        self.run(self._learner.save(folder))
+    def save_learner(self, folder: str) -> int:
+        """The version that was saved; see `frontier_state`."""
+        return self.run(self._learner.save(folder))
 
     def advance(self, steps: int = 1) -> tuple[StepReport, ...]:
         """Return when that many optimizer steps are done and their weights are applied."""

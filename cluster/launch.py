@@ -28,6 +28,7 @@ from cluster.services import Services, start_services
 from cluster.status import Status, StepReport
 from cluster.timeline import Timeline
 from core.config import Config, save_config
+from core.errors import LearnerError
 from core.records import Task
 from envs.tasks import open_heldout_tasks, open_train_tasks
 
@@ -64,12 +65,16 @@ class System:
                 report = self.controller.last_report
                 assert report is not None
                 on_step(report)
-                if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                due = self.step % config.checkpoint_every == 0 or self.step == config.steps
+                if due or self.checkpoints.best_step == self.step:
                     self.checkpoint()
         except KeyboardInterrupt:
             logger.warning("interrupted after step %s; writing a checkpoint", self.step)
             self.controller.stop()
-            self.checkpoint()
+            try:
+                self.checkpoint()
+            except LearnerError as error:
+                logger.warning("%s", error)
             raise
 
     def evaluate(self, tasks: Sequence[Task] | None = None) -> EvalResult:
@@ -117,7 +122,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         controller.start()
         algorithm.drive_with(controller)
         checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
-        checkpoints.drop_drafts()
+        checkpoints.clean_up()
         if resume and (newest := checkpoints.latest()) is not None:
             logger.info("going on from %s", newest)
             algorithm.restore_from_path(newest)

@@ -55,8 +55,8 @@ class LocalLearner:
     async def publish(self) -> tuple[WeightUpdate, Any]:
         return await asyncio.to_thread(self._learner.publish)
 
-    async def save(self, folder: str) -> None:
-        await asyncio.to_thread(self._learner.save, folder)
+    async def save(self, folder: str) -> int:
+        return await asyncio.to_thread(self._learner.save, folder)
 
     async def load(self, folder: str) -> None:
         await asyncio.to_thread(self._learner.load, folder)

@@ -50,6 +50,8 @@ class Run:
             num_showcase=system.config.eval.num_showcase,
         )
         save_heldout(heldout, system.config.run_dir)
+        if system.config.train.keep_best and (reward := heldout.estimates.get("reward")):
+            system.checkpoints.note_reward(reward.mean, step=system.step)
         track_heldout(self.tracker, heldout, members=result.members, images=system.services.images)
         return heldout
 

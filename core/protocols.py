@@ -200,8 +200,9 @@ class Learner(Protocol):
         """The current weights: what they are, and one array (or a reference to it) per chunk."""
         ...
 
-    def save(self, folder: str) -> None:
-        """Policy (a Hugging Face folder) and resumable state, whole or not at all."""
+    def save(self, folder: str) -> int:
+        """Policy (a Hugging Face folder) and resumable state, whole or not at all; returns the
+        version that was saved."""
         ...
 
     def load(self, folder: str) -> None: ...

@@ -11,7 +11,6 @@ state.json tells: both are recognised and left alone.
 
 import json
 import logging
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -22,7 +21,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import ConfigError
-from core.files import write_json_atomic
+from core.files import (
+    file_sizes,
+    flush_tree,
+    put_folder_in_place,
+    write_json_atomic,
+    write_step,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +55,17 @@ def save_checkpoint(
     scratch.mkdir()
     try:
         (scratch / _POLICY).mkdir()
-        write_policy(scratch / _POLICY)
+        with write_step("write", scratch / _POLICY):
+            write_policy(scratch / _POLICY)
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-        save_file(tensors, scratch / _TENSORS)
-        sizes = _file_sizes(scratch)
-        _flush_tree(scratch)
+        with write_step("write", scratch / _TENSORS):
+            save_file(tensors, scratch / _TENSORS)
+        sizes = file_sizes(scratch)
+        flush_tree(scratch)
         write_json_atomic(
             scratch / _STATE, {"step": state.step, "version": state.version, "files": sizes}
         )
-        _put_in_place(scratch, folder)
+        put_folder_in_place(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -88,7 +95,7 @@ def find_damage(folder: Path) -> str | None:
         return "has no state.json, so its writing never ended"
     except (ValueError, KeyError, TypeError):
         return "has a state.json that cannot be read"
-    found = _file_sizes(folder)
+    found = file_sizes(folder)
     for name, size in expected.items():
         if found.get(name) != size:
             return f"is torn: {name} has {found.get(name, 0)} of {size} bytes"
@@ -116,40 +123,3 @@ def prune_checkpoints(root: Path, *, keep: int) -> None:
         return
     for folder in folders[: folders.index(whole[-keep])]:
         shutil.rmtree(folder)
-
-
-def _file_sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(file.relative_to(folder)): file.stat().st_size
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file != folder / _STATE
-    }
-
-
-def _flush_tree(folder: Path) -> None:
-    """Every file and folder, the innermost first."""
-    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
-        _flush(path)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _put_in_place(scratch: Path, folder: Path) -> None:
-    """Rename; an older folder of that name steps aside and is removed last, or comes back."""
-    old = Path(f"{scratch}.old")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(scratch, folder)
-    except BaseException:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

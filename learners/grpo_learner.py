@@ -79,7 +79,7 @@ class GrpoLearner:
         with boundary(LearnerError, "publish"), self._engine.full_weights():
             return self._publisher.publish(self._policy.lm.state_dict(), version=self.version)
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> int:
         with boundary(LearnerError, "save"), self._engine.full_weights():
             save_checkpoint(
                 Path(folder),
@@ -92,6 +92,7 @@ class GrpoLearner:
                     self._policy.lm, path, base_path=self._config.policy.path
                 ),
             )
+        return self.version
 
     def load(self, folder: str) -> None:
         """Go on from a checkpoint, bit for bit on a CPU. Raises ConfigError for a torn one."""

@@ -63,8 +63,8 @@ class GrpoRllibLearner(TorchLearner):
         node fetches each of them once, for all its workers."""
         return self._grpo.publish()
 
-    def save(self, folder: str) -> None:
-        self._grpo.save(folder)
+    def save(self, folder: str) -> int:
+        return self._grpo.save(folder)
 
     def load(self, folder: str) -> None:
         self._grpo.load(folder)

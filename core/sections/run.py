@@ -64,6 +64,9 @@ class TrainConfig(Section):
     stall_timeout_s: float = Field(300.0, gt=0)
     checkpoint_every: int = Field(20, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    """The last ones."""
+    keep_best: bool = True
+    """Also the one with the best held-out reward (`eval.every`), which is then always written."""
 
 
 class EvalConfig(Section):

@@ -1,5 +1,7 @@
 """Checkpoints: whole or not at all, the newest whole one wins, the oldest are dropped."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,20 +9,24 @@ import pytest
 from cluster.checkpoints import Checkpoints, read_frontier, write_checkpoint
 from cluster.frontier import FrontierState
 from core.config import Config, load_config
-from core.errors import ConfigError
+from core.errors import ConfigError, LearnerError
 
 
 def state(step: int) -> FrontierState:
     return FrontierState(step=step, next_ordinal=step * 8 + 3, pending=(step * 8, step * 8 + 2))
 
 
-def save_learner(folder: str) -> None:
-    Path(folder).mkdir()
-    (Path(folder) / "weights").write_bytes(b"1234")
+def saver(version: int) -> Callable[[str], int]:
+    def save_learner(folder: str) -> int:
+        Path(folder).mkdir()
+        (Path(folder) / "weights").write_bytes(b"1234")
+        return version
+
+    return save_learner
 
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
-    return checkpoints.save(state=state(step), config=Config(), save_learner=save_learner)
+    return checkpoints.save(state=state(step), config=Config(), save_learner=saver(step))
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -61,8 +67,8 @@ def test_a_crash_in_the_middle_leaves_the_old_checkpoint(tmp_path: Path) -> None
     checkpoints = Checkpoints(tmp_path, keep=2)
     whole = save(checkpoints, 1)
 
-    def crash(folder: str) -> None:
-        save_learner(folder)
+    def crash(folder: str) -> int:
+        saver(2)(folder)
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
@@ -71,5 +77,33 @@ def test_a_crash_in_the_middle_leaves_the_old_checkpoint(tmp_path: Path) -> None
         )
     assert checkpoints.latest() == whole
     save(checkpoints, 2)
-    checkpoints.drop_drafts()
+    checkpoints.clean_up()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_learner_that_is_ahead_of_the_frontier_is_refused(tmp_path: Path) -> None:
+    """An update that ended between its step and its broadcast, and then Ctrl-C."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    whole = save(checkpoints, 1)
+    with pytest.raises(LearnerError, match="learner is at version 3"):
+        checkpoints.save(state=state(2), config=Config(), save_learner=saver(3))
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def test_the_best_one_is_kept_beside_the_last_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.best_step is None
+    for step, reward in ((1, 0.2), (2, 0.7), (3, 0.5), (4, 0.7)):
+        checkpoints.note_reward(reward, step=step)
+        save(checkpoints, step)
+    assert Checkpoints(tmp_path, keep=1).best_step == 2
+    assert [path.name for path in sorted(tmp_path.glob("step_*"))] == ["step_000002", "step_000004"]
+
+
+def test_one_that_stepped_aside_comes_back(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    whole = save(checkpoints, 1)
+    os.rename(whole, tmp_path / ".step_000001.replaced")
+    assert checkpoints.latest() is None
+    checkpoints.clean_up()
+    assert checkpoints.latest() == whole

@@ -57,10 +57,11 @@ class FakeLearner:
         )
         return update, [payload]
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> int:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "learner.json").write_text(json.dumps({"version": self.version}))
         self.events.append(("save", self.version))
+        return self.version
 
     def load(self, folder: str) -> None:
         state = json.loads((Path(folder) / "learner.json").read_text())
