@@ -8,6 +8,7 @@ lost          ordinals below the newest consumed one that never ended
 repeated      ordinals that ended more than once
 false_zeros   scores that hide a fault of ours: a training member that met a broken tool, or an
               answer that was scored without a picture
+different_calls   tool calls that were not answered as they were recorded (cluster/tool_audit.py)
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 
 from cluster.frontier import Ending
 from cluster.recorder import EVENTS, TRAJECTORIES, read_rows
+from cluster.tool_audit import NAMED_CALLS, ToolAudit, audit_tools, tool_audit_json
 from core.errors import ConfigError
 from core.records import StopReason
 
@@ -41,10 +43,11 @@ class Audit:
     repeated: tuple[int, ...]
     false_zeros: tuple[str, ...]
     """Rollouts."""
+    tools: ToolAudit
 
     @property
     def is_sound(self) -> bool:
-        return not (self.lost or self.repeated or self.false_zeros)
+        return not (self.lost or self.repeated or self.false_zeros) and self.tools.is_sound
 
 
 def audit_run(folder: Path) -> Audit:
@@ -63,6 +66,7 @@ def audit_run(folder: Path) -> Audit:
         lost=_lost(endings),
         repeated=tuple(sorted(ordinal for ordinal, kinds in endings.items() if len(kinds) > 1)),
         false_zeros=tuple(str(row["rollout"]) for row in members if _hides_a_fault(row)),
+        tools=audit_tools(folder),
     )
 
 
@@ -79,10 +83,12 @@ def audit_json(audit: Audit) -> dict[str, Any]:
         "lost": len(audit.lost),
         "repeated": len(audit.repeated),
         "false_zeros": len(audit.false_zeros),
+        **tool_audit_json(audit.tools),
         "found": {
             "lost": list(audit.lost),
             "repeated": list(audit.repeated),
             "false_zeros": list(audit.false_zeros),
+            "different_calls": list(dict.fromkeys(audit.tools.different))[:NAMED_CALLS],
         },
     }
 

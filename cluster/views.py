@@ -73,7 +73,7 @@ def draw_audit(found: Mapping[str, Any]) -> RenderableType:
     """`found` is what `cluster.audit.audit_json` gives."""
     table = Table.grid(padding=(0, 2))
     for name, value in found.items():
-        if not isinstance(value, Mapping):
+        if name != "found":
             bad = name in found["found"] and value
             table.add_row(name, Text(str(value), "bold red" if bad else ""))
             if bad:

@@ -1,4 +1,8 @@
-"""The recipe's words reach the guard: a benchmark made of the nano world's own flags."""
+"""The recipe's words reach the guard: a benchmark made of the nano world's own flags.
+
+The second toolbox opens the store of the first: what was kept before the benchmark was named is
+held back as well.
+"""
 
 import json
 from pathlib import Path
@@ -22,23 +26,21 @@ async def test_a_named_benchmark_is_held_back_by_the_tools_of_a_run(tmp_path: Pa
         ToolCall(name="browse", arguments=json.dumps({"url": page.url, "query": page.title})),
     ]
 
-    async def results(*overrides: str) -> tuple[list[str], str, dict[str, int]]:
+    async def results(launch: str, *overrides: str) -> tuple[list[str], str, dict[str, int]]:
         config = load_config("nano", overrides=[f"run.root={tmp_path}", *overrides])
         run_dir = config.run_dir
         prepare_corpus(config, run_dir)
-        toolbox = open_toolbox(config, run_dir, Keys())
+        toolbox = open_toolbox(config, run_dir, Keys(), launch=launch)
         shown, read = [await toolbox.call(call, rollout_id=make_rollout_id()) for call in calls]
         blocked = dict(toolbox.counters().blocked)
         toolbox.close()
         return [image.title for image in shown.images], read.text, blocked
 
-    titles, text, blocked = await results("run.name=open")
+    titles, text, blocked = await results("0")
     assert flag.caption in titles
     assert page.url in text
     assert blocked == {}
-    titles, text, blocked = await results(
-        "run.name=guarded", f"tools.guard.benchmark={tmp_path / 'bench.json'}"
-    )
+    titles, text, blocked = await results("1", f"tools.guard.benchmark={tmp_path / 'bench.json'}")
     assert flag.caption not in titles
     assert page.url not in text
     assert blocked["image"] == 1
