@@ -92,8 +92,10 @@ class Grader:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         rendered, image_parts = zip(*(image.result() for image in images), strict=True)
+        shaping = self._reward.shaping_parts(trajectory)
         scores = [
-            self._reward.blend(text_parts=text.result(), image_parts=parts) for parts in image_parts
+            self._reward.blend(text_parts=text.result(), image_parts=parts, shaping_parts=shaping)
+            for parts in image_parts
         ]
         cost_usd = sum(one.cost_usd for one in rendered)
         return replace(rendered[0], cost_usd=cost_usd), mean_score(scores)

@@ -6,6 +6,7 @@ checkpoint is. Errors of start-up pass through as they are; Ctrl-C leaves a chec
 KeyboardInterrupt.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Literal
 
 from rich.console import Console
 
+from cluster.canary import Canary, open_canary
 from cluster.launch import System, launch
 from cluster.memory import PeakMemory
+from cluster.openers import read_keys
 from cluster.report import write_report
 from cluster.run_folder import SUMMARY
 from cluster.run_summary import WallClock, summary_json
@@ -37,6 +40,8 @@ class Run:
     system: System
     tracker: Tracker
     wall: WallClock
+    canary: Canary | None
+    """Fixed rows that show whether the judge drifts; None: off."""
 
     def evaluate(self, when: When) -> Heldout:
         """Play the held-out tasks with the present policy; keep and track what came out."""
@@ -59,15 +64,24 @@ class Run:
         """Train to the end, evaluating every `eval.every` steps."""
         every = self.system.config.eval.every
         total = self.system.config.train.steps
+        if self.system.step == 0:
+            self._ask_canary()  # the baseline
 
         def on_step(report: StepReport) -> None:
-            self.tracker.log(report.metrics, step=report.step)
+            metrics = report.metrics
+            if self.canary and report.step % self.system.config.judge.canary_every == 0:
+                metrics = {**metrics, **self._ask_canary()}
+                self.system.recorder.step(report.step, metrics)  # the later row of a step counts
+            self.tracker.log(metrics, step=report.step)
             screen.step_done(report.metrics.get("reward/mean"))
             if every and report.step % every == 0 and report.step < total:
                 self.evaluate("step")
 
         with self.wall.stage("train"):
             self.system.train(on_step=on_step)
+
+    def _ask_canary(self) -> Mapping[str, float]:
+        return self.system.controller.run(self.canary.ask()) if self.canary else {}
 
 
 def train_run(config: Config, *, resume: bool, console: Console) -> Path:
@@ -108,4 +122,5 @@ def _start(
     tracker = stack.enter_context(closing(Tracker(config)))
     with wall.stage("start"), console.status("starting Ray, the engines and the tools"):
         system = stack.enter_context(launch(config, resume=resume))
-    return Run(system=system, tracker=tracker, wall=wall)
+    canary = open_canary(config, config.run_dir.resolve(), read_keys(config))
+    return Run(system=system, tracker=tracker, wall=wall, canary=canary)

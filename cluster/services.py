@@ -29,6 +29,7 @@ from core.protocols import ImageModel, Judge, Reward, ToolSpec
 from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from rewards.reward import DualReward
+from rewards.shaping import Shaping
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,19 @@ def start_services(config: Config) -> Iterator[Services]:
                 judge=judge,
                 text_weight=config.reward.text_weight,
                 na_rule=config.reward.na_rule,
+                shaping=shaping(config),
             ),
             image_model=image_model,
         )
+
+
+def shaping(config: Config) -> Shaping:
+    return Shaping(
+        gate=config.reward.gate_weight,
+        format=config.reward.format_weight,
+        budget=config.reward.budget_weight,
+        max_turns=config.rollout.max_turns,
+    )
 
 
 def _start_search(

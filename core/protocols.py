@@ -31,6 +31,7 @@ from core.records import (
     Task,
     ToolCall,
     ToolResult,
+    Trajectory,
     WeightUpdate,
 )
 
@@ -186,8 +187,16 @@ class Reward(Protocol):
         """Raises JudgeError."""
         ...
 
+    def shaping_parts(self, trajectory: Trajectory) -> tuple[ScorePart, ...]:
+        """Parts that need no judge, with their weights in the whole; () when all are off."""
+        ...
+
     def blend(
-        self, *, text_parts: Sequence[ScorePart], image_parts: Sequence[ScorePart]
+        self,
+        *,
+        text_parts: Sequence[ScorePart],
+        image_parts: Sequence[ScorePart],
+        shaping_parts: Sequence[ScorePart] = (),
     ) -> Score: ...
 
 

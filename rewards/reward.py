@@ -3,14 +3,24 @@
 R_image is the K-Score of the rendered image, R_text asks whether the answer alone (prompt and
 references) would do. The two are asked for apart, so that the text is judged while the image
 renders. JudgeError passes through: a missing verdict is a failure of ours, never a number.
+With shaping (rewards/shaping.py) of total weight w the whole is (1 - w) R + the shaping parts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from core.protocols import Judge, Took
-from core.records import Answer, Provenance, RenderedImage, Score, ScorePart, Task
+from core.records import (
+    Answer,
+    Provenance,
+    RenderedImage,
+    Score,
+    ScorePart,
+    Task,
+    Trajectory,
+)
 from rewards.kscore import WEIGHTS, NaRule, kscore_parts, weighted_sum
+from rewards.shaping import Shaping
 
 TEXT_PART = "text_reward"
 
@@ -23,6 +33,7 @@ class DualReward:
     text_weight: float
     """a, in [0, 1]. At 0 the text is not judged at all."""
     na_rule: NaRule
+    shaping: Shaping = field(default_factory=Shaping)
 
     async def text_parts(self, *, task: Task, answer: Answer) -> tuple[ScorePart, ...]:
         if self.text_weight == 0:
@@ -42,11 +53,22 @@ class DualReward:
         provenance = self._provenance(verdict.took)
         return kscore_parts(verdict, na_rule=self.na_rule, provenance=provenance)
 
-    def blend(self, *, text_parts: Sequence[ScorePart], image_parts: Sequence[ScorePart]) -> Score:
+    def shaping_parts(self, trajectory: Trajectory) -> tuple[ScorePart, ...]:
+        return self.shaping.parts(trajectory)
+
+    def blend(
+        self,
+        *,
+        text_parts: Sequence[ScorePart],
+        image_parts: Sequence[ScorePart],
+        shaping_parts: Sequence[ScorePart] = (),
+    ) -> Score:
         """Parts with their weights in the whole; value = sum of weight * value."""
+        judged = 1.0 - sum(part.weight for part in shaping_parts)
         parts = (
-            *_scaled(image_parts, 1.0 - self.text_weight),
-            *_scaled(text_parts, self.text_weight),
+            *_scaled(image_parts, judged * (1.0 - self.text_weight)),
+            *_scaled(text_parts, judged * self.text_weight),
+            *shaping_parts,
         )
         return Score(value=weighted_sum(parts), parts=parts)
 
@@ -65,7 +87,7 @@ class DualReward:
 
 def image_reward(score: Score) -> float:
     """R_image back from a blended score, in [0, 1]. Raises ValueError when nothing was rendered."""
-    parts = tuple(part for part in score.parts if part.name != TEXT_PART)
+    parts = tuple(part for part in score.parts if part.name in WEIGHTS)
     if not any(part.weight for part in parts):  # text_weight is 1, but the image was judged
         parts = tuple(
             replace(part, weight=WEIGHTS[part.name]) for part in parts if part.value is not None

@@ -1,8 +1,8 @@
 """Image models, and how verdicts become one reward; judges are in core/sections/judge.py."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.sections.base import Section
 from core.sections.image_models import ImageApiConfig, PipelineCallConfig
@@ -37,3 +37,19 @@ class RewardConfig(Section):
     text_weight: float = Field(0.5, ge=0, le=1)
     """a in R = (1-a) R_image + a R_text."""
     na_rule: Literal["renormalise", "paper"] = "renormalise"
+    gate_weight: float = Field(0.0, ge=0, lt=1)
+    """Share of the part `gate`, on tasks that need no search: answering directly pays."""
+    format_weight: float = Field(0.0, ge=0, lt=1)
+    """Share of the part `format`: turns that needed no repair."""
+    budget_weight: float = Field(0.0, ge=0, lt=1)
+    """Share of the part `budget`: turns left over."""
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        total = self.gate_weight + self.format_weight + self.budget_weight
+        if total >= 1:
+            raise ValueError(
+                f"gate_weight + format_weight + budget_weight is {total:g}, which leaves nothing "
+                "for the judged reward; keep it below 1"
+            )
+        return self

@@ -161,7 +161,10 @@ class OrderedParts:
         self.text_may_end.set()
         return (make_score_part("faithfulness", 1.0),)
 
-    def blend(self, *, text_parts: Any, image_parts: Any) -> Score:
+    def shaping_parts(self, trajectory: Any) -> tuple[ScorePart, ...]:
+        return ()
+
+    def blend(self, *, text_parts: Any, image_parts: Any, shaping_parts: Any) -> Score:
         return make_score(1.0, parts=image_parts)
 
 
