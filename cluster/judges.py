@@ -48,19 +48,27 @@ def open_rubrics(config: Config) -> Rubrics:
     return load_rubrics(Path(path) if path else None)
 
 
-def open_panel(config: Config, run_dir: Path, *, api_key: str, cached: bool = True) -> Panel:
+def open_panel(
+    config: Config,
+    run_dir: Path,
+    *,
+    api_key: str,
+    cached: bool = True,
+    http: HttpClient | None = None,
+) -> Panel:
+    """`http`: a client that the caller closes; None: one for the life of the process."""
     return Panel(
-        open_chat(config.judge, api_key=api_key),
+        open_chat(config.judge, api_key=api_key, http=http),
         images=FileImageStore(run_dir / "images"),
         config=config.judge,
         cache=VerdictCache(run_dir / VERDICTS) if cached else None,
     )
 
 
-def open_chat(judge: JudgeConfig, *, api_key: str) -> ChatModel:
+def open_chat(judge: JudgeConfig, *, api_key: str, http: HttpClient | None = None) -> ChatModel:
     price = Price(prompt_usd=judge.prompt_usd, completion_usd=judge.completion_usd)
     endpoint = Endpoint(
-        _open_http(judge),
+        http or open_http(judge),
         name=f"judge {judge.model or judge.kind}",
         limits=Limits(
             per_second=judge.per_second,
@@ -106,7 +114,7 @@ def open_chat(judge: JudgeConfig, *, api_key: str) -> ChatModel:
             )
 
 
-def _open_http(judge: JudgeConfig) -> HttpClient:
+def open_http(judge: JudgeConfig) -> HttpClient:
     if judge.kind == "served":
         from actors.served_model import ServedHttp  # Ray is loaded only where it is needed
 

@@ -66,6 +66,8 @@ class Panel:
         self._images = images
         self._config = config
         self._cache = cache
+        # Some more than are in flight, so that the next questions are ready and few are held.
+        self._room = asyncio.Semaphore(2 * config.max_in_flight)
 
     @property
     def name(self) -> str:
@@ -105,6 +107,10 @@ class Panel:
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     async def _ask_model(self, question: Question) -> Vote:
+        async with self._room:
+            return await self._ask_now(question)
+
+    async def _ask_now(self, question: Question) -> Vote:
         content = await asyncio.to_thread(self._parts, question.content)
         spent: list[ChatReply] = []
 

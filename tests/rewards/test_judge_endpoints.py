@@ -16,6 +16,7 @@ from core.config import build_config
 from core.errors import JudgeError
 from core.protocols import ImageVerdict
 from core.records import Failure, Group, Score, Stage
+from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from rewards.model_judge import ModelJudge
 from rewards.rubrics import Rubrics
@@ -37,7 +38,12 @@ async def judging(
                 | changes
             }
         )
-        yield ModelJudge(open_panel(config, folder, api_key="k"), Rubrics()), server
+        http = AiohttpClient(may_connect=lambda address: True)
+        panel = open_panel(config, folder, api_key="k", http=http)
+        try:
+            yield ModelJudge(panel, Rubrics()), server
+        finally:
+            await http.close()
 
 
 async def ask(judge: ModelJudge, folder: Path, *, shade: int = 0) -> ImageVerdict:

@@ -57,3 +57,8 @@ def test_what_is_no_image_is_a_fault_that_is_not_retried(data: bytes) -> None:
     with pytest.raises(JudgeError, match="cannot be read") as caught:
         judge_picture(data, max_side=64)
     assert not caught.value.retryable
+
+
+def test_what_is_right_already_is_sent_as_it_is() -> None:
+    for data in (png_bytes(), _encode(Image.new("RGB", (9, 9), "blue"), "JPEG", quality=80)):
+        assert judge_picture(data, max_side=64).data == data
