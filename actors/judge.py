@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 DEADLINE_S: Final = 60.0
 """Longer than Ray needs to find out that a node is gone (over 30 s by default)."""
 RETRY_S: Final = 0.5
+MAX_CONCURRENCY: Final = 1000
 
 
 class JudgeActor:
@@ -84,12 +85,14 @@ class JudgeClient:
             await asyncio.sleep(RETRY_S)
 
 
-def start_judge(
-    make_judge: Callable[[], Judge], *, num_cpus: float, max_in_flight: int
-) -> tuple[Any, JudgeClient]:
-    """Start the actor and wait for it: (handle, client). Its own start-up errors pass through."""
+def start_judge(make_judge: Callable[[], Judge], *, num_cpus: float) -> tuple[Any, JudgeClient]:
+    """Start the actor and wait for it: (handle, client). Its own start-up errors pass through.
+
+    How many questions are under way is the judge's own business (`judge.max_in_flight`); those
+    that its cache answers must not wait behind them.
+    """
     actor = ray.remote(JudgeActor).options(
-        num_cpus=num_cpus, max_restarts=-1, max_concurrency=max_in_flight
+        num_cpus=num_cpus, max_restarts=-1, max_concurrency=MAX_CONCURRENCY
     )
     handle = actor.remote(make_judge)
     try:

@@ -58,17 +58,21 @@ def open_panel(
 ) -> Panel:
     """`http`: a client that the caller closes; None: one for the life of the process."""
     return Panel(
-        open_chat(config.judge, api_key=api_key, http=http),
+        open_chat(
+            config.judge,
+            api_key=api_key,
+            http=http or open_http(config.judge, run_name=config.run.name),
+        ),
         images=FileImageStore(run_dir / "images"),
         config=config.judge,
         cache=VerdictCache(run_dir / VERDICTS) if cached else None,
     )
 
 
-def open_chat(judge: JudgeConfig, *, api_key: str, http: HttpClient | None = None) -> ChatModel:
+def open_chat(judge: JudgeConfig, *, api_key: str, http: HttpClient) -> ChatModel:
     price = Price(prompt_usd=judge.prompt_usd, completion_usd=judge.completion_usd)
     endpoint = Endpoint(
-        http or open_http(judge),
+        http,
         name=f"judge {judge.model or judge.kind}",
         limits=Limits(
             per_second=judge.per_second,
@@ -114,11 +118,14 @@ def open_chat(judge: JudgeConfig, *, api_key: str, http: HttpClient | None = Non
             )
 
 
-def open_http(judge: JudgeConfig) -> HttpClient:
+def open_http(judge: JudgeConfig, *, run_name: str) -> HttpClient:
     if judge.kind == "served":
-        from actors.served_model import ServedHttp  # Ray is loaded only where it is needed
+        from actors.served_model import (  # Ray is loaded only where it is needed
+            ServedHttp,
+            served_app_name,
+        )
 
-        return ServedHttp()
+        return ServedHttp(served_app_name(run_name))
     # The operator names this endpoint; it may well be on a private network.
     return AiohttpClient(
         may_connect=lambda address: True,

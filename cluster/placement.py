@@ -53,7 +53,15 @@ def demands(config: Config) -> tuple[Demand, ...]:
         num_cpus=config.cluster.judge_num_cpus,
         setting="cluster.judge_num_cpus",
     )
+    served = Demand(
+        name="served judge model",
+        num_cpus=config.judge.served.num_cpus_per_replica,
+        num_gpus=config.judge.served.num_gpus_per_replica,
+        setting="judge.served.min_replicas",
+    )
+    num_served = max(1, config.judge.served.min_replicas) if config.judge.kind == "served" else 0
     return (
+        *(served,) * num_served,
         *(rollout,) * config.rollout.num_workers,
         *(render,) * (0 if is_api(config.render) else max(1, config.render.min_replicas)),
         learner,

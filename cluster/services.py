@@ -23,6 +23,7 @@ from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
 from actors.search import SearchClient, start_search_actors
+from actors.served_model import deploy_model, served_app_name, stop_model
 from cluster.openers import Keys, open_judge, open_toolbox, prepare_corpus, prepare_store, read_keys
 from core.config import Config
 from core.protocols import ImageModel, Judge, Reward, ToolSpec
@@ -97,10 +98,13 @@ def _start_search(
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:
+    if config.judge.kind == "served":
+        app_name = served_app_name(config.run.name)
+        stack.callback(stop_model, app_name)
+        deploy_model(config.judge.served, app_name=app_name)
     handle, client = start_judge(
         functools.partial(open_judge, config, run_dir, keys),
         num_cpus=config.cluster.judge_num_cpus,
-        max_in_flight=config.judge.max_in_flight,
     )
     stack.callback(ray.kill, handle)
     return client

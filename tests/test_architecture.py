@@ -40,6 +40,7 @@ MAY_IMPORT = {
 
 ALSO = {
     "learners/rllib_learner.py": {"ray", "envs.images"},  # a shell, as actors
+    "actors/vllm_chat.py": {"starlette"},  # vLLM's server keeps its parts in a State
     "actors/rollout.py": {"gymnasium"},  # RLlib asks for spaces
 }
 """Single files that may import more than their room, because that is their job."""

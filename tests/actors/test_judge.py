@@ -36,7 +36,7 @@ class FrailJudge(FakeJudge):
 
 @pytest.fixture(scope="module")
 def client(ray_cluster: str) -> Iterator[JudgeClient]:
-    handle, client = start_judge(FrailJudge, num_cpus=0.1, max_in_flight=8)
+    handle, client = start_judge(FrailJudge, num_cpus=0.1)
     yield client
     ray.kill(handle)
 
