@@ -41,7 +41,7 @@ class WiseJudge:
         ballot = await self._panel.ask(question, votes=1)
         return WiseVerdict(
             edition=self._edition,
-            grades={name: int(value or 0) for name, value in ballot.grades.items()},
+            grades={name: int(value) for name, value in ballot.grades.items() if value is not None},
             rationale=ballot.rationale,
             took=ballot.took,
         )

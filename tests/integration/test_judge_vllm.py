@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,9 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log"
     command = [
-        *(str(ROOT / ".venv/bin/vllm"), "serve", POLICY, "--served-model-name", "nano"),
+        # What `vllm serve` runs; that command itself does not start from the CPU package.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", POLICY),
+        *("--served-model-name", "nano"),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"),
         *("--max-model-len", "8192", "--max-num-seqs", "4", "--enforce-eager"),
         *("--kv-cache-memory-bytes", str(256 << 20), "--no-enable-chunked-prefill"),

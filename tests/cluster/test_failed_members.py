@@ -1,0 +1,129 @@
+"""Every fault of ours that can cost a verdict ends as a Failure, and the group does without it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from actors.judge import JudgeClient
+from cluster.grading import Grader
+from cluster.members import MemberRunner
+from cluster.timeline import Timeline
+from core.protocols import HttpResponse, ImageModel, Judge
+from core.records import Failure, Group, Score, Stage, Task
+from core.sections.scoring import RenderConfig
+from learners.advantage import group_advantages
+from rewards.reward import DualReward
+from tests.builders import (
+    make_answer,
+    make_member,
+    make_rollout_id,
+    make_score,
+    make_task,
+    make_trajectory,
+)
+from tests.fakes.image_model import FakeImageModel
+from tests.fakes.images import MemoryImageStore
+from tests.fakes.judge import FakeJudge
+from tests.fakes.pool import FakePool
+from tests.rewards.judge_builders import LIMITS, completion, judged_task, make_judge
+
+
+class DeadActor:
+    """A handle whose every call ends as those of a killed actor do."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    async def remote(self, *args: Any) -> Any:
+        raise RayActorError
+
+
+def model_judge(answer: Callable[..., HttpResponse], store: MemoryImageStore) -> Judge:
+    judge, _ = make_judge(answer, store=store)
+    return judge
+
+
+def make_grader(judge: Judge, image_model: ImageModel) -> Grader:
+    return Grader(
+        reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
+        image_model=image_model,
+        render=RenderConfig(),
+        masked_reasons=(),
+        timeline=Timeline(lambda span: None),
+    )
+
+
+def http_error(*_: Any) -> HttpResponse:
+    return HttpResponse(status=500, headers={}, body=b"down")
+
+
+def bad_reply(*_: Any) -> HttpResponse:
+    return completion('{"rationale": "r", "score": 5}')
+
+
+def faulty_parts(fault: str, store: MemoryImageStore, task: Task) -> tuple[Judge, ImageModel]:
+    judges: dict[str, Callable[[], Judge]] = {
+        "http": lambda: model_judge(http_error, store),
+        "bad reply": lambda: model_judge(bad_reply, store),
+        "dead actor": lambda: JudgeClient(
+            DeadActor(), name="judge", prompt_sha="", deadline_s=-1.0
+        ),
+        "render": FakeJudge,
+    }
+    prompt = make_answer().gen_prompt
+    failures = {prompt: 99} if fault == "render" else None
+    return judges[fault](), FakeImageModel(store, fail_times=failures)
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage"),
+    [
+        ("http", Stage.JUDGE),
+        ("bad reply", Stage.JUDGE),
+        ("dead actor", Stage.JUDGE),
+        ("render", Stage.RENDER),
+    ],
+)
+async def test_a_fault_is_a_failure_and_the_group_is_normalised_without_it(
+    fault: str, stage: Stage
+) -> None:
+    store = MemoryImageStore()
+    task = judged_task(store)
+    judge, image_model = faulty_parts(fault, store, task)
+    grader = make_grader(judge, image_model)
+    rollout_id = make_rollout_id(index=1)
+    member = await grader.grade(make_trajectory(task=task, rollout_id=rollout_id), mode="train")
+    assert isinstance(member.outcome, Failure)
+    assert member.outcome.stage is stage
+    scored = [make_member(0.0, index=0), make_member(make_score(1.0), index=2)]
+    with_it = Group(task=make_task(), members=(scored[0], member, scored[1]))
+    without = Group(task=make_task(), members=tuple(scored))
+
+    advantages = group_advantages(with_it, use_std=True)
+    assert advantages == group_advantages(without, use_std=True)
+    assert rollout_id not in advantages
+    assert {type(m.outcome) for m in with_it.scored} == {Score}
+
+
+async def test_no_layer_above_the_endpoint_asks_again() -> None:
+    store = MemoryImageStore()
+    task = judged_task(store)
+    judge, http = make_judge(http_error, store=store)
+    pool = FakePool()
+    runner = MemberRunner(
+        pool=pool,
+        grader=make_grader(judge, FakeImageModel(store, fail_times={make_answer().gen_prompt: 99})),
+        timeline=Timeline(lambda span: None),
+        on_attempt=lambda member, mode: None,
+        policy_version=lambda: 0,
+        max_reissues=5,
+        max_parallel=1,
+    )
+    member = await runner.run(task, index=0, mode="train")
+
+    assert isinstance(member.outcome, Failure)
+    assert member.outcome.retryable
+    assert len(pool.events) == 2, "the episode was whole, so it is not played again"
+    assert len(http.events) <= LIMITS.max_tries
