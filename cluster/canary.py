@@ -61,10 +61,13 @@ class Canary:
     async def ask(self) -> Mapping[str, float]:
         """The metrics of one asking; the first one makes the baseline."""
         scores = await asyncio.gather(*(self._score(n, row) for n, row in enumerate(self._rows)))
-        baseline = self._baseline()
-        if baseline is None:
-            baseline = scores
-            write_json_atomic(self._path, {"asked_of": self._asked_of(), "scores": scores})
+        kept = self._baseline()
+        # A row that had no verdict then is first scored now.
+        baseline = [
+            now if first is None else first for now, first in zip(scores, kept, strict=True)
+        ]
+        if baseline != kept:
+            write_json_atomic(self._path, {"asked_of": self._asked_of(), "scores": baseline})
         failed = {"canary/failed": float(scores.count(None))}
         pairs = [
             (now, first)
@@ -114,13 +117,14 @@ class Canary:
             "rows": rows,
         }
 
-    def _baseline(self) -> list[float | None] | None:
-        """The scores of the first asking, if it was the same that was asked."""
+    def _baseline(self) -> list[float | None]:
+        """The scores of the first asking, if it was the same that was asked; else none known."""
+        unknown: list[float | None] = [None] * len(self._rows)
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        return kept["scores"] if kept.get("asked_of") == self._asked_of() else None
+            return unknown
+        return kept["scores"] if kept.get("asked_of") == self._asked_of() else unknown
 
 
 def open_canary(config: Config, run_dir: Path, keys: Keys) -> Canary | None:

@@ -79,6 +79,13 @@ async def test_a_failed_row_is_counted_and_moves_no_mean(tmp_path: Path) -> None
     assert await make_canary(down, tmp_path).ask() == {"canary/failed": 4.0}
 
 
+async def test_a_row_that_failed_at_first_gets_its_baseline_later(tmp_path: Path) -> None:
+    down = FakeJudge(fail_times={f"canary-{n}": 9 for n in range(4)})
+    assert await make_canary(down, tmp_path).ask() == {"canary/failed": 4.0}
+    await make_canary(judge_of(0.5), tmp_path).ask()
+    assert (await make_canary(judge_of(1.0), tmp_path).ask())["canary/drift"] == 0.5
+
+
 async def test_other_rows_start_a_new_baseline(tmp_path: Path) -> None:
     await make_canary(judge_of(0.0), tmp_path).ask()
     metrics = await make_canary(judge_of(1.0), tmp_path, rows=ROWS[:2]).ask()
