@@ -88,7 +88,13 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
         pages = library.pages(None)
         summaries = library.summaries(None)
     else:
-        providers = open_providers(config, run_dir, keys.providers, images=library.images)
+        providers = open_providers(
+            config,
+            run_dir,
+            keys.providers,
+            images=library.images,
+            count=library.tallies.add,
+        )
         search = library.search(providers.search)
         image_search = library.image_search(providers.image_search)
         pages = library.pages(providers.pages)

@@ -8,7 +8,7 @@ Raises ConfigError for a corpus that is not there.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,14 +67,22 @@ class Providers:
 
 
 def open_providers(
-    config: Config, run_dir: Path, keys: Mapping[str, str], *, images: ImageStore
+    config: Config,
+    run_dir: Path,
+    keys: Mapping[str, str],
+    *,
+    images: ImageStore,
+    count: Callable[[str], None] = lambda name: None,
 ) -> Providers:
-    """`keys`: by provider; `images`: takes what is downloaded. Opens on any thread; use it on one
-    event loop."""
+    """`keys`: by provider; `images`: takes what is downloaded; `count`: see `Chain` and
+    `ImageDownloader`.
+
+    Opens on any thread; use it on one event loop.
+    """
     opening = _Opening(
         config.tools, run_dir, keys, images=images, num_actors=config.cluster.search_actors
     )
-    return opening.providers()
+    return opening.providers(count)
 
 
 class _Opening:
@@ -107,17 +115,21 @@ class _Opening:
         self._web_searches = functools.cache(self._open_web_search)
         self._corpora = functools.cache(self._open_corpus)
 
-    def providers(self) -> Providers:
+    def providers(self, count: Callable[[str], None]) -> Providers:
         tools = self._tools
-        downloader = self._open_downloader()
+        downloader = self._open_downloader(count)
         rest = RestLimits(
             failures_to_rest=tools.fallback.failures_to_rest, rest_s=tools.fallback.rest_s
         )
         images = [(name, self._image_search(name, downloader)) for name in tools.image_search]
         return Providers(
-            search=TextChain([(name, self._search(name)) for name in tools.search], limits=rest),
-            image_search=ImageChain(images, limits=rest),
-            pages=PageChain([(name, self._pages(name)) for name in tools.pages], limits=rest),
+            search=TextChain(
+                [(name, self._search(name)) for name in tools.search], limits=rest, count=count
+            ),
+            image_search=ImageChain(images, limits=rest, count=count),
+            pages=PageChain(
+                [(name, self._pages(name)) for name in tools.pages], limits=rest, count=count
+            ),
             summariser=self._open_summariser(tools.summariser) if tools.summariser else None,
             clients=(self._operator, self._guarded),
         )
@@ -189,7 +201,7 @@ class _Opening:
             ),
         )
 
-    def _open_downloader(self) -> ImageDownloader:
+    def _open_downloader(self, count: Callable[[str], None]) -> ImageDownloader:
         section = self._tools.downloads
         limits = DownloadLimits(
             timeout_s=section.timeout_s,
@@ -198,7 +210,7 @@ class _Opening:
             max_in_flight=section.max_in_flight,
             min_side=section.min_side,
         )
-        return ImageDownloader(self._guarded, self._images, limits=limits)
+        return ImageDownloader(self._guarded, self._images, limits=limits, count=count)
 
     def _endpoint(
         self, name: str, section: ServiceConfig, *, over: HttpClient | None = None

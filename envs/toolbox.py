@@ -62,6 +62,12 @@ class ToolCounters:
     bytes_fetched: int
     dollars: Mapping[str, float]
     """By provider."""
+    provider_failures: Mapping[str, int]
+    """By provider; another one of its list may have answered."""
+    passed_over: Mapping[str, int]
+    """By provider: operations that went to another while this one rested after failures."""
+    skipped_images: Mapping[str, int]
+    """By reason, e.g. {"HTTP 404": 3, "too small": 1}: candidates that the next one replaced."""
     evictions: int
     """Entries dropped to stay under tools.max_store_gib."""
     pins: int
@@ -124,6 +130,9 @@ class LocalToolbox:
             misses={handling: int(count) for handling, count in under("misses/").items()},
             blocked={reason: int(count) for reason, count in under("blocked/").items()},
             dollars=under("dollars/"),
+            provider_failures={k: int(n) for k, n in under("provider_failures/").items()},
+            skipped_images={why: int(n) for why, n in under("skipped_images/").items()},
+            passed_over={k: int(n) for k, n in under("passed_over/").items()},
             pins=self._library.num_pins(),
             in_flight=self._in_flight,
             p50_s=percent[49],

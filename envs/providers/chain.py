@@ -8,8 +8,7 @@ While all rest, all are asked as if none did: passing over the last one would on
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -27,18 +26,6 @@ T = TypeVar("T")
 class RestLimits:
     failures_to_rest: int = 3
     rest_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberCounters:
-    """Of one provider in one chain, since the chain was made."""
-
-    answered: int
-    failures: Mapping[str, int]
-    """By kind of error."""
-    passed_over: int
-    """Calls that went to another provider while this one rested."""
-    is_resting: bool
 
 
 def chain_version(names: Sequence[str]) -> str:
@@ -59,8 +46,6 @@ class _Member(Generic[P]):
         self._in_a_row = 0
         self._rests_until: float | None = None
         self._is_on_trial = False
-        self.answered = self.passed_over = 0
-        self.failures: Counter[str] = Counter()
 
     @property
     def is_resting(self) -> bool:
@@ -83,19 +68,9 @@ class _Member(Generic[P]):
         if self._rests_until is not None:
             logger.warning("%s answers again", self.name)
         self._in_a_row, self._rests_until = 0, None
-        self.answered += 1
         return found
 
-    def counters(self) -> MemberCounters:
-        return MemberCounters(
-            answered=self.answered,
-            failures=dict(self.failures),
-            passed_over=self.passed_over,
-            is_resting=self.is_resting,
-        )
-
     def _failed(self, error: ToolError) -> None:
-        self.failures[error.error_type] += 1
         self._in_a_row += 1
         if self._in_a_row >= self._limits.failures_to_rest:
             rest_s = self._limits.rest_s
@@ -115,8 +90,11 @@ class Chain(Generic[P]):
         *,
         limits: RestLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        count: Callable[[str], None] = lambda name: None,
     ) -> None:
-        """`providers`: names and providers, the first choice first."""
+        """`providers`: names and providers, the first choice first. `count` is told of every
+        "provider_failures/NAME" and "passed_over/NAME"."""
+        self._count = count
         self._members = [
             _Member(name, provider, limits=limits or RestLimits(), clock=clock)
             for name, provider in providers
@@ -126,9 +104,10 @@ class Chain(Generic[P]):
     def version(self) -> str:
         return chain_version([member.name for member in self._members])
 
-    def counters(self) -> Mapping[str, MemberCounters]:
-        """By provider."""
-        return {member.name: member.counters() for member in self._members}
+    @property
+    def resting(self) -> tuple[str, ...]:
+        """Providers that are passed over now."""
+        return tuple(member.name for member in self._members if member.is_resting)
 
     async def _first(
         self,
@@ -144,6 +123,7 @@ class Chain(Generic[P]):
             try:
                 found = await member.ask(call)
             except ToolError as error:
+                self._count(f"provider_failures/{member.name}")
                 failures.append(error)
                 calls += 1
                 continue
@@ -160,7 +140,8 @@ class Chain(Generic[P]):
         if not awake:
             return self._members
         for member in self._members:
-            member.passed_over += member.is_resting
+            if member.is_resting:
+                self._count(f"passed_over/{member.name}")
         return awake
 
 

@@ -10,8 +10,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,27 +62,24 @@ class DownloadLimits:
     """Pixels; icons and tracking pixels are no references."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadCounters:
-    """Since the downloader was made."""
-
-    images: int
-    bytes_received: int
-    failures: Mapping[str, int]
-    """By kind, e.g. {"HTTP 404": 3, "not an image": 1}."""
-
-
 class ImageDownloader:
     """Shared by all image searches of a process, so that its limit holds for all of them."""
 
-    def __init__(self, http: HttpClient, store: ImageStore, *, limits: DownloadLimits) -> None:
-        """`http` must refuse private addresses: candidates point wherever they like."""
+    def __init__(
+        self,
+        http: HttpClient,
+        store: ImageStore,
+        *,
+        limits: DownloadLimits,
+        count: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`http` must refuse private addresses: candidates point wherever they like. `count` is
+        told of every "skipped_images/WHY"."""
         self._http = http
         self._store = store
         self._limits = limits
         self._places = asyncio.Semaphore(limits.max_in_flight)
-        self._images = self._bytes_received = 0
-        self._failures: Counter[str] = Counter()
+        self._count = count
 
     async def gather(
         self, candidates: Sequence[ImageCandidate], *, k: int
@@ -104,13 +100,6 @@ class ImageDownloader:
             ) from batch.last
         return tuple(batch.good[number] for number in sorted(batch.good))
 
-    def counters(self) -> DownloadCounters:
-        return DownloadCounters(
-            images=self._images,
-            bytes_received=self._bytes_received,
-            failures=dict(self._failures),
-        )
-
     async def _download(self, candidate: ImageCandidate) -> FoundImage | None:
         """None: no usable image is there. Raises ToolError when no response came."""
         try:
@@ -128,7 +117,6 @@ class ImageDownloader:
         if min(ref.width, ref.height) < self._limits.min_side:
             self._skip("too small", f"{ref.width} x {ref.height} pixels")
             return None
-        self._images += 1
         return _found(candidate, ref)
 
     def _keep(self, data: bytes) -> ImageRef:
@@ -148,14 +136,13 @@ class ImageDownloader:
             response = await self._http.request(
                 "GET", url, timeout_s=self._limits.timeout_s, max_bytes=self._limits.max_bytes
             )
-        self._bytes_received += len(response.body)
         if response.status != 200:
             kind = f"HTTP {response.status}"
             raise ToolError(f"the host answered {kind}", retryable=False, error_type=kind)
         return response.body
 
     def _skip(self, kind: str, why: object) -> None:
-        self._failures[kind] += 1
+        self._count(f"skipped_images/{kind}")
         logger.info("image skipped: %s", why)
 
 

@@ -43,6 +43,7 @@ class World:
     serper: Serper
     images: WebImages
     jina: Jina
+    counted: list[str]
 
 
 def make_world(
@@ -72,13 +73,16 @@ def make_world(
         )
 
     serper = Serper(service("serper", "https://google.serper.dev", "serper-secret", 0.001))
-    downloader = ImageDownloader(http, store, limits=DownloadLimits(deadline_s=deadline_s))
+    counted: list[str] = []
+    limits_of_images = DownloadLimits(deadline_s=deadline_s)
+    downloader = ImageDownloader(http, store, limits=limits_of_images, count=counted.append)
     return World(
         http=http,
         store=store,
         serper=serper,
         images=WebImages(serper, downloader),
         jina=Jina(service("jina", "https://r.jina.ai", jina_key, 0.05)),
+        counted=counted,
     )
 
 
@@ -182,6 +186,8 @@ async def test_bad_images_are_replaced_by_the_next_candidates_in_order() -> None
     ]
     assert [image.title for image in found] == ["title https://i.test/0", "title https://i.test/1"]
     assert found[0].page_url == "https://page.test/1"
+    skipped = ["HTTP 404", "ToolError", "not an image", "too small"]
+    assert sorted(world.counted) == [f"skipped_images/{why}" for why in skipped]
     asked = [event[1] for event in world.http.events]
     assert asked[0] == IMAGES_URL
     assert "https://i.test/2" not in asked
