@@ -21,6 +21,7 @@ from core.sections.providers import PaidConfig, ServiceConfig
 from core.sections.summariser import SummariserConfig
 from core.sections.tools import ToolsConfig
 from envs.corpus import Corpus
+from envs.guard import Guard, allowed
 from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from envs.provider import ImageSearch, PageReader, SearchProvider, Summariser, TextSearch
@@ -173,7 +174,11 @@ class _Opening:
         section = self._tools.jina
         if "jina" not in self._keys:
             section = section.model_copy(update={"per_second": section.per_second_without_key})
-        return Jina(self._service("jina", section))
+        allow, blocked = self._tools.guard.allow, self._tools.guard.blocked_hosts
+        guard = Guard(
+            allow=allowed(allow), blocked_hosts=frozenset(host.lower() for host in blocked)
+        )
+        return Jina(self._service("jina", section), guard=guard)
 
     def _service(self, name: str, section: PaidConfig) -> Service:
         return Service(

@@ -56,7 +56,8 @@ class _Member(Generic[P]):
 
     async def ask(self, call: Callable[[P], Awaitable[Fetched[T]]]) -> Fetched[T]:
         """Raises ToolError, and remembers it."""
-        on_trial = self._is_on_trial = self._rests_until is not None and not self.is_resting
+        on_trial = self._rests_until is not None and not self.is_resting
+        self._is_on_trial |= on_trial
         try:
             found = await call(self.provider)
         except ToolError as error:

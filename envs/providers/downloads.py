@@ -117,7 +117,7 @@ class ImageDownloader:
         if min(ref.width, ref.height) < self._limits.min_side:
             self._skip("too small", f"{ref.width} x {ref.height} pixels")
             return None
-        return _found(candidate, ref)
+        return FoundImage(ref=ref, title=candidate.title, page_url=candidate.page_url)
 
     def _keep(self, data: bytes) -> ImageRef:
         return self._store.put(clean_image(data))
@@ -213,10 +213,6 @@ class WebImages:
             upstream_calls=named.upstream_calls,
             cost_usd=named.cost_usd,
         )
-
-
-def _found(candidate: ImageCandidate, ref: ImageRef) -> FoundImage:
-    return FoundImage(ref=ref, title=candidate.title, page_url=candidate.page_url)
 
 
 def _inline(url: str, *, max_bytes: int) -> bytes:

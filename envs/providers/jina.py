@@ -2,16 +2,22 @@
 
 In: a URL as data. Out: the page, from the JSON form or, if an installation knows no other, from
 the plain one (`Title: ..`, `URL Source: ..`, `Markdown Content:`). None for what is no web page,
-and for a page that the reader itself was refused.
+for a page that the reader itself was refused, and for an address that our own guard refuses: a
+reader of one's own stands in one's own network. What a name resolves to is the reader's to check.
 """
 
+import logging
 import re
 
 from pydantic import BaseModel, Field
 
+from core.errors import ToolError
 from core.protocols import HttpResponse
+from envs.guard import Guard
 from envs.provider import Fetched, Page
-from envs.providers.service import Service, is_web_page, parse
+from envs.providers.service import Service, parse
+
+logger = logging.getLogger(__name__)
 
 UNREADABLE_PAGE = frozenset({400, 404, 410, 422, 451})
 """Statuses by which the reader says that it is the page's fault."""
@@ -42,16 +48,20 @@ class _Reply(BaseModel):
 class Jina:
     """Implements envs.provider.PageReader."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, guard: Guard) -> None:
         """`service.cost_usd` is the price of a million tokens of page text."""
         self._service = service
+        self._guard = guard
 
     @property
     def version(self) -> str:
         return self._service.name
 
     async def page(self, url: str) -> Fetched[Page | None]:
-        if not is_web_page(url):
+        try:
+            self._guard.check_url(url)
+        except ToolError as error:
+            logger.info("page refused: %s", error)
             return Fetched(value=None, provider=self._service.name)
         headers = {"Accept": "application/json"}
         if self._service.api_key:

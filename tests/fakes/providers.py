@@ -8,6 +8,7 @@ await asked.text("brave").search("Torvi", k=3)
 from core.endpoint import Endpoint, Limits
 from core.protocols import HttpClient, ImageStore
 from envs.fake_web.app import KEY, FakeWeb
+from envs.guard import Guard, allowed
 from envs.http import AiohttpClient
 from envs.provider import ImageSearch
 from envs.providers.brave import Brave
@@ -58,7 +59,8 @@ class Asked:
         return WebImages(self.search(name, limits=limits), downloader)
 
     def jina(self, *, key: str = KEY, limits: Limits = QUICK) -> Jina:
-        return Jina(self._service("jina", key, limits))
+        guard = Guard(allow=allowed([self.address.removeprefix("http://")]))
+        return Jina(self._service("jina", key, limits), guard=guard)
 
     def fetch(self, *, limits: Limits = QUICK, http: HttpClient | None = None) -> Fetch:
         endpoint = Endpoint(http or self.http, name="fetch", limits=limits)

@@ -11,6 +11,7 @@ import pytest
 from core.endpoint import Endpoint, Limits
 from core.errors import ToolError
 from core.protocols import HttpResponse
+from envs.guard import Guard
 from envs.images import clean_image
 from envs.provider import Page, SearchHit
 from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
@@ -81,7 +82,7 @@ def make_world(
         store=store,
         serper=serper,
         images=WebImages(serper, downloader),
-        jina=Jina(service("jina", "https://r.jina.ai", jina_key, 0.05)),
+        jina=Jina(service("jina", "https://r.jina.ai", jina_key, 0.05), guard=Guard()),
         counted=counted,
     )
 

@@ -108,6 +108,14 @@ async def test_what_is_no_web_page_is_never_asked_for(reader: str, url: str, ask
     assert not asked.fake.calls
 
 
+@pytest.mark.parametrize(
+    "url", ["http://169.254.169.254/latest/meta-data", "http://10.0.0.1/", "http://0x7f.1/"]
+)
+async def test_a_reader_of_our_own_is_not_sent_into_our_own_network(url: str, asked: Asked) -> None:
+    assert (await asked.jina().page(url)).value is None
+    assert not asked.fake.calls
+
+
 @pytest.mark.parametrize("reader", ["jina", "fetch"])
 async def test_a_page_that_is_not_there_is_none(reader: str, asked: Asked) -> None:
     assert (await getattr(asked, reader)().page(f"{asked.address}/page/p9999")).value is None
