@@ -10,6 +10,8 @@ from pathlib import Path
 from envs.fake_web.app import Links
 from envs.fake_web.server import key_variables, nano_web, overrides_for, serving
 
+ASK_THE_WEB = ("tools.search=serper", "tools.image_search=serper", "tools.pages=[jina, fetch]")
+
 
 def serve_fake_web(port: int, *, links: Links, as_json: bool, say: Callable[[str], None]) -> None:
     """Says one JSON line, or lines for a shell, once it answers. Raises ConfigError."""
@@ -29,5 +31,5 @@ async def _serve(
             exports = " ".join(f"{name}={value}" for name, value in keys.items())
             say(f"# {address} answers as every provider; Ctrl-C ends it. In another shell:")
             say(f"export {exports}")
-            say(f"gensearcher train tools.search=serper {shlex.join(overrides)}")
+            say(f"gensearcher train {shlex.join((*ASK_THE_WEB, *overrides))}")
         await asyncio.Event().wait()

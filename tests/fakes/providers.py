@@ -1,8 +1,8 @@
 """The loopback web of the tests, and providers over real HTTP that ask it.
 
-with serving_on_a_thread(web) as address: ...      (envs.fake_web.server)
-asked = Asked(address, store)
-await asked.text("brave").search("Torvi", k=3)
+with serving_on_a_thread(fake) as address:      # envs.fake_web.server
+    asked = Asked(fake, address, store)
+    await asked.search("brave").search("Torvi", k=3)
 """
 
 from core.endpoint import Endpoint, Limits
