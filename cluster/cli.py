@@ -9,34 +9,23 @@ Imports no torch and no ray: a command imports what it runs.
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from cluster.bench.commands import app as eval_app
+from cluster.console import Overrides, Recipe, clear_errors, console
 from cluster.quiet import quiet_ray
 from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, load_config
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 nano_app = typer.Typer(no_args_is_help=True, help="The models of the nano world.")
+app.add_typer(eval_app, name="eval")
 app.add_typer(nano_app, name="nano")
-
-console = Console()
-errors = Console(stderr=True, soft_wrap=True)
-
-BAD_INPUT = 2
-INTERRUPTED = 130
-
-Recipe = Annotated[str, typer.Option("--recipe", "-r", help="A name in configs/, or a path.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value", show_default=False)
-]
 
 
 @app.callback()
@@ -48,19 +37,6 @@ def main(
     if not verbose:
         quiet_ray()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-
-
-@contextmanager
-def clear_errors() -> Iterator[None]:
-    """Bad input ends in one red sentence; anything unexpected keeps its traceback."""
-    try:
-        yield
-    except (ConfigError, DataError) as error:
-        errors.print(f"error: {error}", style="bold red", markup=False, highlight=False)
-        raise typer.Exit(BAD_INPUT) from error
-    except KeyboardInterrupt as interrupt:
-        errors.print("stopped", style="yellow")
-        raise typer.Exit(INTERRUPTED) from interrupt
 
 
 @app.command()
@@ -109,35 +85,6 @@ def sft(recipe: Recipe = "nano", overrides: Overrides = None) -> None:
         with stopped_like_ctrl_c():
             policy = fine_tune(config, console=console)
     console.print(f"policy: {policy}\nuse it: gensearcher train policy.path={policy}")
-
-
-@app.command(name="eval")
-def evaluate(
-    recipe: Recipe = "nano",
-    overrides: Overrides = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="A checkpoint of a run, or a policy's folder.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Play the held-out tasks with a policy, and report."""
-    from cluster.run_folder import policy_of_checkpoint
-    from cluster.summary import heldout_json
-    from cluster.views import draw_heldout
-
-    with clear_errors():
-        changes = ["run.name=eval", *(overrides or ())]
-        if checkpoint is not None:
-            changes.append(f"policy.path={policy_of_checkpoint(checkpoint)}")
-        config = load_config(recipe, overrides=changes)
-        _get_ready(config, recipe=recipe, fresh=True)
-        from cluster.run import evaluate_run
-
-        heldout = evaluate_run(config, console=errors if as_json else console)
-    if as_json:
-        typer.echo(json.dumps(heldout_json(heldout), indent=2))
-    else:
-        console.print(draw_heldout(heldout))
 
 
 @app.command()

@@ -62,7 +62,11 @@ def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckRes
 
 def refuse_unready(config: Config, *, recipe: str) -> None:
     """Raises ConfigError that names every check that failed, each with its mend."""
-    results = diagnose(config, recipe=recipe, machine=inspect_machine(config.run_dir))
+    refuse(diagnose(config, recipe=recipe, machine=inspect_machine(config.run_dir)))
+
+
+def refuse(results: Sequence[CheckResult]) -> None:
+    """Raises ConfigError that names every check that failed, each with its mend."""
     failed = [result for result in results if not result.ok]
     if failed:
         sentences = "; ".join(f"{one.name}: {one.detail}, so {one.mend}" for one in failed)
@@ -160,15 +164,19 @@ def check_ray(address: str | None) -> CheckResult:
     return _result("ray", True, f"{host}:{port} answers")
 
 
-def check_model_files(config: Config) -> CheckResult:
-    wanted = {"policy.path": (config.policy.path, "config.json")}
-    if not is_api(config.render):
+def check_model_files(config: Config, *, policy: bool = True, renderer: bool = True) -> CheckResult:
+    """Those of the two that are asked for; an image model behind an API has none."""
+    wanted = {}
+    if policy:
+        wanted["policy.path"] = (config.policy.path, "config.json")
+    if renderer and not is_api(config.render):
         wanted["render.path"] = (config.render.path, "model_index.json")
     missing = {
         field: path for field, (path, file) in wanted.items() if not _has_model(path, file=file)
     }
     if not missing:
-        return _result("model_files", True, f"{' and '.join(wanted)} are here")
+        found = ", ".join(wanted) or "nothing needed"
+        return _result("model_files", True, f"here: {found}")
     detail = ", ".join(f"{field} {path} is not here" for field, path in missing.items())
     mends = dict.fromkeys(
         "run `gensearcher nano build`" if "nano" in path else f"run `hf download {path}`"
@@ -204,14 +212,14 @@ def check_image_model(config: Config) -> CheckResult:
         return _result("image_model", False, str(error), "set render.api.model")
     if not (variable := api_key_variable(config.render)):
         return _result("image_model", True, f"{name} is asked without a key")
-    return _check_key("image_model", variable, name)
+    return check_key("image_model", variable, name)
 
 
 def check_judge_key(config: Config) -> CheckResult:
     judge = config.judge
     if judge.key_variable is None:
         return _result("judge_key", True, f"the judge ({judge.kind}) needs none")
-    return _check_key("judge_key", judge.key_variable, f"judge {judge.model}")
+    return check_key("judge_key", judge.key_variable, f"judge {judge.model}")
 
 
 def check_search_key(config: Config) -> CheckResult:
@@ -244,7 +252,7 @@ def checkpoint_gib(config: Config) -> float:
     return policy.params * (BYTES[config.policy.dtype] + 3 * 4) / GIB
 
 
-def _check_key(name: str, variable: str, user: str) -> CheckResult:
+def check_key(name: str, variable: str, user: str) -> CheckResult:
     ok = has_secret(variable)
     detail = f"{variable} is {'set' if ok else 'not set'}, {user} needs it"
     return _result(name, ok, detail, f"export {variable}=... before the run")

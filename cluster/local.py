@@ -28,7 +28,8 @@ PlayEpisode = Callable[[Task, RolloutId, Mode], Awaitable[Trajectory]]
 class LocalPool:
     """Implements cluster.parts.RolloutPool with one engine."""
 
-    def __init__(self, engine: Engine, play: PlayEpisode) -> None:
+    def __init__(self, engine: Engine | None, play: PlayEpisode) -> None:
+        """`engine` is None where the weights cannot be replaced, e.g. behind an endpoint."""
         self._engine = engine
         self._play = play
 
@@ -40,6 +41,8 @@ class LocalPool:
             return error.as_failure()
 
     async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+        if self._engine is None:
+            raise InfraError("these weights cannot be replaced", retryable=False)
         await self._engine.apply_weights([update], [payload])
 
 

@@ -40,6 +40,8 @@ class Keys:
     """By name of the provider."""
     judge: str = field(default="", repr=False)
     render: str = field(default="", repr=False)
+    agent: str = field(default="", repr=False)
+    """Of an endpoint that plays the policy's part (core/sections/agent.py)."""
 
 
 def read_keys(config: Config) -> Keys:

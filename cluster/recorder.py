@@ -33,9 +33,9 @@ class JsonlRecorder:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._trajectories = _JsonLines(folder / TRAJECTORIES)
-        self._metrics = _JsonLines(folder / METRICS)
-        self._events = _JsonLines(folder / EVENTS)
+        self._trajectories = JsonLines(folder / TRAJECTORIES)
+        self._metrics = JsonLines(folder / METRICS)
+        self._events = JsonLines(folder / EVENTS)
 
     def started(self, state: FrontierState) -> None:
         """A process takes the run up: at nothing, or at the state of a checkpoint."""
@@ -142,8 +142,8 @@ def read_steps(folder: Path) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-class _JsonLines:
-    """An append-only file of JSON rows."""
+class JsonLines:
+    """An append-only file of JSON rows; a row that a crash cut in half is closed first."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="ascii")

@@ -105,17 +105,6 @@ def train_run(config: Config, *, resume: bool, console: Console) -> Path:
     return folder / SUMMARY
 
 
-def evaluate_run(config: Config, *, console: Console) -> Heldout:
-    """The held-out tasks with the policy of the recipe; nothing is trained."""
-    wall = WallClock()
-    with ExitStack() as stack:
-        run = _start(config, resume=False, wall=wall, stack=stack, console=console)
-        with Screen(console, title=config.run.name, read_status=run.system.status):
-            heldout = run.evaluate("after")
-    write_report(config.run_dir)
-    return heldout
-
-
 def _start(
     config: Config, *, resume: bool, wall: WallClock, stack: ExitStack, console: Console
 ) -> Run:

@@ -54,9 +54,9 @@ def start_services(config: Config) -> Iterator[Services]:
     images = FileImageStore(run_dir / "images")
     keys = read_keys(config)
     with ExitStack() as stack:
-        toolbox, tool_specs = _start_search(config, run_dir, keys, stack)
+        toolbox, tool_specs = start_search(config, run_dir, keys, stack)
         judge = _start_judge(config, run_dir, keys, stack)
-        image_model = _start_image_model(config, run_dir, keys, images, stack)
+        image_model = start_image_model(config, run_dir, keys, images, stack)
         yield Services(
             images_folder=run_dir / "images",
             images=images,
@@ -81,9 +81,10 @@ def shaping(config: Config) -> Shaping:
     )
 
 
-def _start_search(
+def start_search(
     config: Config, run_dir: Path, keys: Keys, stack: ExitStack
 ) -> tuple[SearchClient, tuple[ToolSpec, ...]]:
+    """The search actors, and what the policy is told of them; `stack` takes them down."""
     prepare_store(config, run_dir)
     prepare_corpus(config, run_dir)
     handles = start_search_actors(
@@ -98,10 +99,7 @@ def _start_search(
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:
-    if config.judge.kind == "served":
-        app_name = served_app_name(config.run.name)
-        stack.callback(stop_model, app_name)
-        deploy_model(config.judge.served, app_name=app_name)
+    start_served_model(config, stack)
     handle, client = start_judge(
         functools.partial(open_judge, config, run_dir, keys),
         num_cpus=config.cluster.judge_num_cpus,
@@ -110,9 +108,18 @@ def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) ->
     return client
 
 
-def _start_image_model(
+def start_served_model(config: Config, stack: ExitStack) -> None:
+    """The model that a served judge asks; nothing for every other judge."""
+    if config.judge.kind == "served":
+        app_name = served_app_name(config.run.name)
+        stack.callback(stop_model, app_name)
+        deploy_model(config.judge.served, app_name=app_name)
+
+
+def start_image_model(
     config: Config, run_dir: Path, keys: Keys, images: FileImageStore, stack: ExitStack
 ) -> ImageModel:
+    """A client of replicas on Ray, or of a provider's API (which needs no Ray)."""
     cache_path = run_dir / "renders.sqlite"
     if is_api(config.render):
         return open_api_model(

@@ -96,14 +96,21 @@ def task_result(member: Member) -> TaskResult | None:
     task = trajectory.task
     values = {
         "reward": outcome.value,
+        **_score_values(outcome),
+        **episode_values(trajectory),
+    }
+    return TaskResult(task_id=task.task_id, hops=task.meta.hops, values=values)
+
+
+def episode_values(trajectory: Trajectory) -> dict[str, float]:
+    """The metrics of an episode that need no score."""
+    values = {
         "valid_rate": float(trajectory.stop_reason is StopReason.ANSWER),
         "tool_calls": float(sum(turn.tool_call is not None for turn in trajectory.turns)),
-        **_score_values(outcome),
     }
-    if task.meta.needs_image:
+    if trajectory.task.meta.needs_image:
         values["image_search_rate"] = float(tool_calls(trajectory, "image_search") > 0)
-    values.update(_pick_values(trajectory))
-    return TaskResult(task_id=task.task_id, hops=task.meta.hops, values=values)
+    return {**values, **_pick_values(trajectory)}
 
 
 def _met_a_broken_tool(member: Member) -> bool:

@@ -1,4 +1,4 @@
-"""The doctor's findings, a plan, held-out results and an audit, drawn for a person."""
+"""The doctor's findings, a plan, a comparison and an audit, drawn for a person."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,6 @@ from cluster.compare import Comparison, verdict
 from cluster.doctor import CheckResult
 from cluster.plan import Plan
 from cluster.rates import Figure
-from cluster.summary import Heldout
 
 
 def draw_checks(results: Sequence[CheckResult]) -> RenderableType:
@@ -40,14 +39,6 @@ def draw_plan(plan: Plan) -> RenderableType:
             "groups are rendered and judged as they end"
         ),
     )
-
-
-def draw_heldout(heldout: Heldout) -> RenderableType:
-    table = Table("metric", "mean", "95% interval", "n", title=_title(heldout))
-    for name, estimate in heldout.estimates.items():
-        low, high = estimate.ci95
-        table.add_row(name, f"{estimate.mean:.3f}", f"{low:.3f} .. {high:.3f}", str(estimate.n))
-    return table
 
 
 def draw_comparison(found: Comparison) -> RenderableType:
@@ -79,13 +70,6 @@ def draw_audit(found: Mapping[str, Any]) -> RenderableType:
             if bad:
                 table.add_row("", Text(", ".join(map(str, found["found"][name]))))
     return table
-
-
-def _title(heldout: Heldout) -> str:
-    return (
-        f"{heldout.n} held-out tasks scored, {heldout.failed} failed, "
-        f"{heldout.flagged} with a broken tool"
-    )
 
 
 def _placement_table(plan: Plan) -> Table:

@@ -1,9 +1,9 @@
-"""Any OpenAI-compatible chat endpoint that takes text and images: judges and summarisers use it.
+"""Any OpenAI-compatible chat endpoint that takes text and images: judges, summarisers, agents.
 
-In: a system text, and content parts in order. Out: what `read` makes of the reply; a reply that
-`read` refuses with a retryable StageError is asked for again by the Endpoint, which owns every
-retry. Temperature is 0. An endpoint that refuses a parameter (`max_tokens` of newer models, a
-schema or a temperature that it does not take) is asked without it from then on.
+In: messages, each of parts in order. Out: what `read` makes of the reply; a reply that `read`
+refuses with a retryable StageError is asked for again by the Endpoint, which owns every retry.
+`complete` asks one question at temperature 0. An endpoint that refuses a parameter (`max_tokens`
+of newer models, a schema or a temperature that it does not take) is asked without it from then on.
 """
 
 import base64
@@ -32,6 +32,8 @@ class Picture:
 
 
 Part = str | Picture
+Message = tuple[str, Sequence[Part]]
+"""(role, its parts in order)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +123,25 @@ class OpenAIChat:
         read: Callable[[ChatReply], T],
         schema: Mapping[str, Any] | None = None,
     ) -> T:
-        messages = [
-            {"role": "system", "content": system},
-            {"role": "user", "content": [_part(part) for part in content]},
-        ]
+        return await self.converse(
+            (("system", (system,)), ("user", content)),
+            max_tokens=max_tokens,
+            read=read,
+            sampling={"temperature": 0},
+            schema=schema,
+        )
+
+    async def converse(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        read: Callable[[ChatReply], T],
+        sampling: Mapping[str, float],
+        schema: Mapping[str, Any] | None = None,
+    ) -> T:
+        """Any number of turns. `sampling`: temperature, and what else the endpoint takes."""
+        said = [{"role": role, "content": _content(parts)} for role, parts in messages]
         while True:
             used = self._dialect
             request = HttpRequest(
@@ -133,9 +150,9 @@ class OpenAIChat:
                 headers=self._headers,
                 json_body={
                     "model": self._model,
-                    "messages": messages,
+                    "messages": said,
                     used.limit: max_tokens,
-                    **({"temperature": 0} if used.temperature else {}),
+                    **{k: v for k, v in sampling.items() if k != "temperature" or used.temperature},
                     **(_response_format(schema) if schema and used.schema else {}),
                 },
                 max_bytes=MAX_REPLY_BYTES,
@@ -187,6 +204,12 @@ def _adapted(used: _Dialect, error: StageError, *, with_schema: bool) -> _Dialec
 def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     named = {"name": "reply", "strict": True, "schema": dict(schema)}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def _content(parts: Sequence[Part]) -> str | list[dict[str, Any]]:
+    """One text stands alone, as every endpoint takes it."""
+    (first, *more) = parts
+    return first if isinstance(first, str) and not more else [_part(part) for part in parts]
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from core.errors import ConfigError
 from core.files import write_atomic
+from core.sections.agent import AgentConfig
 from core.sections.base import Section
 from core.sections.judge import JudgeConfig
 from core.sections.learner import LearnerConfig, SftConfig
@@ -43,6 +44,7 @@ class Config(Section):
 
     run: RunConfig = RunConfig()
     policy: PolicyConfig = PolicyConfig()
+    agent: AgentConfig = AgentConfig()
     tasks: TasksConfig = TasksConfig()
     tools: ToolsConfig = ToolsConfig()
     rollout: RolloutConfig = RolloutConfig()

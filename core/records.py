@@ -7,6 +7,7 @@ record; an `ImageRef` names them by content and an `ImageStore` (core/protocols.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -142,7 +143,8 @@ class Completion:
     token_ids: tuple[int, ...]
     """[T], the stop token included."""
     logprobs: tuple[float, ...]
-    """[T] log pi at the sampling temperature over the vocabulary less banned_ids, before top-p."""
+    """[T] log pi at the sampling temperature over the vocabulary less banned_ids, before top-p.
+    NaN where the policy tells none (envs/chat_policy.py): for evaluation, never for training."""
     finish_reason: FinishReason
     sampling: Sampling
     policy_versions: tuple[tuple[int, int, int], ...]
@@ -382,6 +384,8 @@ class TrainingSample:
         }
         if len(set(sizes.values())) != 1:
             raise ValueError(f"per-token fields differ in length: {sizes}")
+        if math.isnan(sum(self.logprobs)):
+            raise ValueError(f"rollout {self.rollout_id} has no log-probabilities to train on")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,7 @@ class ChatFormat:
         if strange:
             raise ConfigError(f"the tokenizer has control tokens of another family: {strange}")
         self._untrusted = TagBreaker([*self._control, *TAGS])
+        self._reply = TagBreaker([token for token in self._control if token not in TAGS])
         self._seen: OrderedDict[str, SeenImage] = OrderedDict()
         self.stop_id: int = vocab[STOP]
         """Ends a turn."""
@@ -128,6 +129,11 @@ class ChatFormat:
     def encode_text(self, text: str) -> list[int]:
         """Untrusted text: no control token and no tag comes out of it."""
         return self.encode_trusted(self._untrusted.break_tags(text))
+
+    def encode_reply(self, text: str) -> list[int]:
+        """A completion that came as text: tags of the protocol become the tokens they name, as if
+        they had been sampled; tokens of the frame and of images do not."""
+        return self.encode_trusted(self._reply.break_tags(text))
 
     def encode_trusted(self, text: str) -> list[int]:
         """Our own text, e.g. a scripted completion: tags in it become the tokens they name."""

@@ -45,11 +45,22 @@ class TaskRow:
 
     place: str
     """File and row, for messages."""
-    task_id: str
+    row_id: int | str
+    """As the file writes it; the task's id is the same as text."""
     prompt: str
     image_path: Path
-    category: str
+    """Of the ground truth."""
+    label: str
+    """The category as the file writes it."""
     difficulty: str
+
+    @property
+    def task_id(self) -> str:
+        return str(self.row_id)
+
+    @property
+    def category(self) -> str:
+        return self.label.strip().lower()
 
 
 class NanoTasks:
@@ -203,10 +214,10 @@ def _row(path: Path, number: int, value: Any, categories: Sequence[str] | None) 
         raise DataError(f"{message}; unpack the images beside the JSON file or remove the row")
     return TaskRow(
         place=place,
-        task_id=str(row.id),
+        row_id=row.id,
         prompt=row.prompt,
         image_path=image_path,
-        category=category,
+        label=row.meta.category,
         difficulty=row.meta.difficulty,
     )
 

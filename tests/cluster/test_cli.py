@@ -62,7 +62,12 @@ def test_a_plan_follows_the_overrides() -> None:
         (("train", "--recipe", "nano", "train.step=3"), "did you mean 'train.steps'"),
         (("train", "--recipe", "nanoo"), "did you mean 'nano'"),
         (("doctor", "train.steps=0"), "greater than or equal to 1, got 0"),
-        (("eval", "--checkpoint", "/nowhere"), "holds no policy"),
+        (("eval", "nano", "--checkpoint", "/nowhere"), "holds no policy"),
+        (("eval", "nano", "--agent", "none", "--checkpoint", "x"), "plays without one"),
+        (("eval", "nano", "--agent", "openai"), "agent.model: none is set"),
+        (("eval", "nano", "render.seeds=[0, 1]"), "draws one picture per task"),
+        (("eval", "knowgen", "--data", "x.json", "judge.kind=pixels"), "reads only the flags"),
+        (("eval", "wise", "--data", "x.json"), "export OPENAI_API_KEY"),
         (("train", "--recipe", "gen-searcher-8b"), "export SERPER_API_KEY"),
     ],
 )

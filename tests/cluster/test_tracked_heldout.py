@@ -1,12 +1,9 @@
-import io
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
 from cluster.summary import make_heldout
 from cluster.tracked_heldout import GAP, strip, track_heldout
-from cluster.views import draw_heldout
 from core.records import Member
 from tests.builders import make_answer, make_member, make_rendered, make_task, make_trajectory
 from tests.builders import png_bytes as png
@@ -55,14 +52,3 @@ def test_an_evaluation_is_tracked_with_a_strip_and_a_row_for_each_shown_task() -
     assert colours == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     assert len(event["table"].rows) == 1
     assert len(event["table"].rows[0]) == len(event["table"].columns)
-
-
-def test_held_out_results_are_shown_with_their_interval() -> None:
-    heldout = make_heldout(
-        [graded_member(MemoryImageStore())], when="after", step=1, num_showcase=0
-    )
-    shown = io.StringIO()
-
-    Console(width=100, file=shown).print(draw_heldout(heldout))
-
-    assert "1 held-out tasks scored" in shown.getvalue()
