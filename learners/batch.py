@@ -1,40 +1,44 @@
-"""Training sequences -> right-padded micro-batches of tensors under a token budget.
+"""Training sequences -> packs of tensors without padding.
 
-In: `TrainingSample`s. Out: plans (which samples go together) and `MicroBatch`es, built one at a
+In: `TrainingSample`s that learners/packing.py put together. Out: `MicroBatch`es, built one at a
 time so that the pixels of a whole step are never in memory together. Fails with FidelityError when
 a sequence's images, placeholders or sampled tokens are not what the rollout says they were.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from core.errors import FidelityError
 from core.protocols import ImageStore
 from core.records import Sampling, TrainingSample
 from envs.chat import ChatFormat
+from learners.attention import Segment
+from learners.packing import shared_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """B sequences padded to T tokens, of which N were sampled by the policy."""
+    """Sequences of T tokens in all, end to end, of which N were sampled by the policy."""
 
     input_ids: torch.Tensor
-    """[B, T]"""
-    attention_mask: torch.Tensor
-    """[B, T], 0 on padding."""
-    mm_token_type_ids: torch.Tensor
-    """[B, T], 1 on image placeholders; the model derives its 3-D positions from it."""
+    """[1, T]"""
+    segments: tuple[Segment, ...]
+    """In order, and covering [0, T)."""
+    is_image: torch.Tensor
+    """[1, T] int32: 1 on image placeholders, from which the model derives its 3-D positions."""
     pixel_values: torch.Tensor | None
     """[num_patches, patch_dim] float32, images in the order of their placeholders."""
     image_grid_thw: torch.Tensor | None
     """[num_images, 3]"""
-    rows: torch.Tensor
-    """[N] sequence of each sampled token."""
-    columns: torch.Tensor
-    """[N] position that predicts it: one before its own."""
+    predicting: torch.Tensor
+    """[N] position that predicts each sampled token; those of one prompt may be the same."""
+    sequences: torch.Tensor
+    """[N] number of the token's sequence in this batch."""
     targets: torch.Tensor
     """[N] the sampled tokens."""
     rollout_logprobs: torch.Tensor
@@ -47,58 +51,108 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         tensors = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
+            own.name: value.to(device)
+            for own in fields(self)
+            if isinstance(value := getattr(self, own.name), torch.Tensor)
         }
         return replace(self, **tensors)
 
 
-def plan_micro_batches(
-    samples: Sequence[TrainingSample], *, max_tokens: int
-) -> list[list[TrainingSample]]:
-    """Samples grouped longest first, each group's rows x longest <= max_tokens.
-
-    Sorting by length keeps the padding small. A sample longer than the budget goes alone.
-    """
-    plans: list[list[TrainingSample]] = []
-    for sample in sorted(samples, key=lambda s: (-len(s.token_ids), s.rollout_id)):
-        if plans and (len(plans[-1]) + 1) * len(plans[-1][0].token_ids) <= max_tokens:
-            plans[-1].append(sample)
-        else:
-            plans.append([sample])
-    return plans
-
-
 def build_micro_batch(
-    samples: Sequence[TrainingSample], *, chat: ChatFormat, images: ImageStore
+    samples: Sequence[TrainingSample],
+    *,
+    chat: ChatFormat,
+    images: ImageStore,
+    share_prefix: bool = False,
 ) -> MicroBatch:
-    """Tensors of these samples, in order. Raises FidelityError."""
+    """Tensors of these samples, in order. Raises FidelityError.
+
+    share_prefix: the first prompt of a group's members stands once, before the first of them.
+    """
     for sample in samples:
         _check_sample(sample, chat=chat)
     sampling = _common_sampling(samples)
-    input_ids = _padded([s.token_ids for s in samples], fill=chat.stop_id)
-    is_image = input_ids == chat.image_id
-    sampled = _padded([s.loss_mask for s in samples], fill=0).bool()
-    rows, positions = sampled.nonzero(as_tuple=True)
+    layout = _lay_out(samples, shared_prompts(samples) if share_prefix else {})
+    places = np.concatenate(
+        [_places(n, sample, layout.starts[n]) for n, sample in enumerate(samples)], axis=1
+    )
     seen = [image for sample in samples for image in sample.images]
     vision = chat.vision_inputs(seen, images) if seen else None
+    input_ids = torch.tensor([layout.token_ids])
     return MicroBatch(
         input_ids=input_ids,
-        attention_mask=_padded([(1,) * len(s.token_ids) for s in samples], fill=0),
-        mm_token_type_ids=is_image.int(),
+        segments=tuple(layout.segments),
+        is_image=(input_ids == chat.image_id).int(),
         pixel_values=torch.from_numpy(vision.pixel_values) if vision else None,
         image_grid_thw=torch.from_numpy(vision.grid_thw) if vision else None,
-        rows=rows,
-        columns=positions - 1,
-        targets=input_ids[sampled],
-        rollout_logprobs=_sampled_values([s.logprobs for s in samples], sampled),
-        advantages=_sampled_values([s.advantages for s in samples], sampled),
-        policy_versions=_padded([s.policy_versions for s in samples], fill=-1)[sampled],
-        after_image=(is_image.cumsum(dim=1) > 0)[sampled],
+        predicting=torch.from_numpy(places[1]),
+        sequences=torch.from_numpy(places[0]),
+        targets=_sampled(samples, [s.token_ids for s in samples], torch.int64),
+        rollout_logprobs=_sampled(samples, [s.logprobs for s in samples], torch.float32),
+        advantages=_sampled(samples, [s.advantages for s in samples], torch.float32),
+        policy_versions=_sampled(samples, [s.policy_versions for s in samples], torch.int64),
+        after_image=_sampled(samples, [_after_image(s, chat) for s in samples], torch.bool),
         temperature=sampling.temperature,
         banned_ids=sampling.banned_ids,
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Layout:
+    token_ids: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    starts: list[tuple[int, int, int]] = field(default_factory=list)
+    """Per sample: shared tokens, where they stand, and where its own begin."""
+
+
+def _lay_out(samples: Sequence[TrainingSample], shared: Mapping[int, int]) -> _Layout:
+    layout = _Layout()
+    prefixes: dict[int, int] = {}
+
+    def append(token_ids: Sequence[int], **properties: Any) -> int:
+        start = len(layout.token_ids)
+        layout.token_ids += token_ids
+        end = len(layout.token_ids)
+        layout.segments.append(Segment(start=start, end=end, **properties))
+        return start
+
+    for sample in samples:
+        ordinal = sample.rollout_id.ordinal
+        length = shared.get(ordinal, 0)
+        if length and ordinal not in prefixes:
+            prefixes[ordinal] = append(sample.token_ids[:length])
+        prefix = prefixes.get(ordinal, 0)
+        start = append(
+            sample.token_ids[length:],
+            prefix=(prefix, prefix + length),
+            num_images=len(sample.images),
+        )
+        layout.starts.append((length, prefix, start))
+    return layout
+
+
+def _places(number: int, sample: TrainingSample, starts: tuple[int, int, int]) -> np.ndarray:
+    """[2, n] int64: sequence, and position in the pack that predicts, of its sampled tokens."""
+    length, prefix, start = starts
+    before = np.flatnonzero(sample.loss_mask) - 1
+    predicting = np.where(before < length, prefix + before, start + before - length)
+    return np.stack([np.full_like(predicting, number), predicting])
+
+
+def _after_image(sample: TrainingSample, chat: ChatFormat) -> np.ndarray:
+    """[L] bool"""
+    return (np.asarray(sample.token_ids) == chat.image_id).cumsum() > 0
+
+
+def _sampled(
+    samples: Sequence[TrainingSample], rows: Sequence[ArrayLike], dtype: torch.dtype
+) -> torch.Tensor:
+    """[N]: what stands at the sampled positions, sample after sample."""
+    chosen = [
+        np.asarray(row)[np.asarray(sample.loss_mask, dtype=bool)]
+        for sample, row in zip(samples, rows, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate(chosen)).to(dtype)
 
 
 def _check_sample(sample: TrainingSample, *, chat: ChatFormat) -> None:
@@ -113,6 +167,8 @@ def _check_sample(sample: TrainingSample, *, chat: ChatFormat) -> None:
         raise FidelityError(f"{where}: a banned token stands where the policy sampled")
     if sample.loss_mask[0]:
         raise FidelityError(f"{where}: its first token has no context to be predicted from")
+    if not any(sample.loss_mask):
+        raise FidelityError(f"{where}: the policy sampled none of its tokens")
 
 
 def _common_sampling(samples: Sequence[TrainingSample]) -> Sampling:
@@ -120,19 +176,3 @@ def _common_sampling(samples: Sequence[TrainingSample]) -> Sampling:
     if len(kinds) != 1:
         raise FidelityError(f"samples of one batch were drawn in {len(kinds)} ways: {kinds}")
     return kinds.pop()
-
-
-def _padded(rows: Sequence[Sequence[int]], *, fill: int) -> torch.Tensor:
-    """[B, T] int64."""
-    table = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return torch.from_numpy(table)
-
-
-def _sampled_values(rows: Sequence[Sequence[float]], sampled: torch.Tensor) -> torch.Tensor:
-    """[N] float32: the values at the sampled positions, row by row."""
-    table = np.zeros(tuple(sampled.shape), dtype=np.float32)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return torch.from_numpy(table)[sampled]

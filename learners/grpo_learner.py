@@ -1,6 +1,6 @@
 """One GRPO step, from scored groups to new weights. Implements core.protocols.Learner.
 
-    group -> advantage per member -> TrainingSample -> micro-batch -> log-probs -> loss -> step
+    group -> advantage per member -> TrainingSample -> pack -> log-probs -> loss -> step
 
 In: `Group`s with their trajectories, and an `ImageStore` that holds their images. Out: a
 `LearnerReport`, the weights as a `WeightUpdate`, checkpoints. Fails with FidelityError when the
@@ -21,14 +21,17 @@ import torch
 from core.config import Config
 from core.errors import LearnerError, boundary
 from core.protocols import ImageStore
-from core.records import Group, LearnerReport, TrainingSample, WeightUpdate
+from core.records import Group, LearnerReport, Member, RolloutId, TrainingSample, WeightUpdate
 from envs.chat import ChatFormat
-from learners.advantage import NoSignal, group_advantages
-from learners.batch import MicroBatch, build_micro_batch, plan_micro_batches
+from learners.advantage import NoSignal, group_advantages, whiten
+from learners.batch import MicroBatch, build_micro_batch
 from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save_checkpoint
 from learners.engine import TrainEngine, warmup_lr
 from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
-from learners.model import load_policy, load_weights, save_policy
+from learners.model import load_policy, load_reference, load_weights, save_policy
+from learners.objectives.aggregation import normaliser
+from learners.objectives.overlong import overlong_penalty
+from learners.packing import plan_packs
 from learners.publish import WeightPublisher
 from learners.samples import build_sample
 
@@ -57,12 +60,13 @@ class GrpoLearner:
             snapshot_every=config.learner.snapshot_every,
             store=store,
         )
+        self._reference = load_reference(config) if self._settings.kl_coef else None
         self.version = 0
 
     def update(self, groups: Sequence[Group]) -> LearnerReport:
         started = time.perf_counter()
         with boundary(LearnerError, "update"):
-            samples, metrics = select_samples(groups, use_std=self._settings.advantage_std)
+            samples, metrics = select_samples(groups, config=self._config)
             if samples:
                 metrics |= self._train(samples)
                 self.version += 1
@@ -111,7 +115,11 @@ class GrpoLearner:
         """`updates_per_step` optimizer steps over disjoint shares of the samples."""
         shares = _split(samples, self._settings.updates_per_step)
         plans = [
-            plan_micro_batches(share, max_tokens=self._settings.micro_batch_tokens)
+            plan_packs(
+                share,
+                max_tokens=self._settings.micro_batch_tokens,
+                share_prefix=self._settings.share_prefix,
+            )
             for share in shares
         ]
         anchors = self._anchors(plans)
@@ -120,7 +128,7 @@ class GrpoLearner:
         norms: list[float] = []
         lr = 0.0
         for share, plan, anchor in zip(shares, plans, anchors, strict=True):
-            normaliser = self._normaliser(share)
+            total = normaliser(share, mode=self._settings.aggregation)
             loss = 0.0
             for number, members in enumerate(plan):
                 batch = self._build(members)
@@ -129,10 +137,8 @@ class GrpoLearner:
                     logprobs,
                     entropy,
                     self._targets(batch, anchor[number] if anchor else None),
-                    clip_low=self._settings.clip_low,
-                    clip_high=self._settings.clip_high,
-                    tis_cap=self._settings.tis_cap,
-                    normaliser=normaliser,
+                    settings=self._settings,
+                    normaliser=total,
                 )
                 self._engine.backward(part)
                 loss += part.item()
@@ -161,13 +167,13 @@ class GrpoLearner:
         """
         anchors: list[list[torch.Tensor] | None] = [None]
         for plan in plans[1:]:
-            stale = any(
+            stale = self._settings.correct_on_policy or any(
                 0 <= version < self.version
                 for members in plan
                 for sample in members
                 for version in sample.policy_versions
             )
-            needed = stale and self._settings.tis_cap is not None
+            needed = stale and self._settings.corrects
             anchors.append([self._score(members) for members in plan] if needed else None)
         return anchors
 
@@ -177,43 +183,73 @@ class GrpoLearner:
         return logprobs
 
     def _build(self, members: Sequence[TrainingSample]) -> MicroBatch:
-        batch = build_micro_batch(members, chat=self._chat, images=self._images)
+        batch = build_micro_batch(
+            members,
+            chat=self._chat,
+            images=self._images,
+            share_prefix=self._settings.share_prefix,
+        )
         return batch.to(self._engine.device)
 
     def _targets(self, batch: MicroBatch, anchor: torch.Tensor | None) -> TokenTargets:
+        reference = None
+        if self._reference is not None:
+            with torch.no_grad():
+                reference, _ = self._reference(batch)
+        off_policy = batch.policy_versions < self.version
         return TokenTargets(
             rollout_logprobs=batch.rollout_logprobs,
             anchor_logprobs=anchor,
+            reference_logprobs=reference,
             advantages=batch.advantages,
-            off_policy=batch.policy_versions < self.version,
+            off_policy=off_policy | self._settings.correct_on_policy,
             after_image=batch.after_image,
+            sequences=batch.sequences,
         )
-
-    def _normaliser(self, share: Sequence[TrainingSample]) -> float:
-        """What the summed objective of one optimizer step is divided by."""
-        if self._settings.loss_aggregation == "seq_mean_token_sum":
-            return float(len(share))
-        return float(sum(sum(sample.loss_mask) for sample in share))
 
 
 def select_samples(
-    groups: Sequence[Group], *, use_std: bool
+    groups: Sequence[Group], *, config: Config
 ) -> tuple[list[TrainingSample], dict[str, float]]:
     """Samples of every group that teaches something, and why the others do not."""
-    samples: list[TrainingSample] = []
+    advantages: dict[RolloutId, float] = {}
     without: Counter[NoSignal] = Counter()
     for group in groups:
-        advantages = group_advantages(group, use_std=use_std)
-        if isinstance(advantages, NoSignal):
-            without[advantages] += 1
-            continue
-        samples += [
-            build_sample(member.trajectory, advantage=advantages[member.rollout_id])
-            for member in group.scored
-            if member.trajectory is not None
-        ]
+        found = group_advantages(
+            group,
+            use_std=config.learner.advantage_std,
+            normalise=config.reward.normalise,
+            penalty=_overlong_penalty(config),
+        )
+        if isinstance(found, NoSignal):
+            without[found] += 1
+        else:
+            advantages |= found
+    if config.reward.normalise == "per_part":
+        advantages = dict(whiten(advantages))
+    samples = [
+        build_sample(member.trajectory, advantage=advantages[member.rollout_id])
+        for group in groups
+        for member in group.scored
+        if member.trajectory is not None and member.rollout_id in advantages
+    ]
     metrics = {f"groups_{reason}": float(without[reason]) for reason in NoSignal}
     return samples, metrics | {"groups": float(len(groups)), "samples": float(len(samples))}
+
+
+def _overlong_penalty(config: Config) -> Callable[[Member], float] | None:
+    buffer, limit = config.learner.overlong_buffer, config.rollout.max_context
+    if buffer is None:
+        return None
+
+    def penalty(member: Member) -> float:
+        if member.trajectory is None:
+            return 0.0
+        last = member.trajectory.turns[-1]
+        length = len(last.prompt_ids) + len(last.completion.token_ids)
+        return overlong_penalty(length, limit=limit, buffer=buffer)
+
+    return penalty
 
 
 def _split(samples: Sequence[TrainingSample], num_shares: int) -> list[list[TrainingSample]]:

@@ -1,23 +1,20 @@
-"""The clipped GRPO objective on log-probs. Pure torch: no model, no engine.
+"""Log-probs of sampled tokens -> a loss and the step's metrics. Pure torch: no model, no engine.
 
-In: hidden states of the scored positions and the head (`token_scores`), or their log-probs with
-what the rollout recorded (`policy_loss`). Out: a loss to call backward on, and a `TokenTrace` from
-which `summarise` makes the step's metrics. There is no KL term (arXiv 2603.28767 trains without).
+In: what the learner says of N tokens, and what the rollout recorded of them (`TokenTargets`). Out:
+a loss to call backward on, and a `TokenTrace` from which `summarise` makes the step's metrics.
 
 For token t with rollout log-prob l_t, learner log-prob p_t and advantage A_t:
 
     on-policy   (t was sampled by the learner's version)   a_t = l_t                       w_t = 1
     off-policy  (t was sampled by an older version)        a_t = p_t before this update
-                                                           w_t = min(exp(a_t - l_t), C)
+                                                           w_t = corrections(a_t - l_t)
 
-    ratio_t = exp(p_t - a_t)
-    J_t = w_t * min(ratio_t A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_t)
-    loss = - sum_t J_t / normaliser
+    J_t  = objective(p_t against the anchor a_t, A_t)
+    loss = - sum_t c_t (w_t J_t - kl_coef KL_t) / normaliser
 
-The clipped surrogate with two bounds is DAPO's (arXiv 2503.14476, section 3.1, "clip-higher"). The
-split into a behaviour policy (l), an anchor (a) and the policy being trained (p) is the decoupled
-objective of arXiv 2110.00641; its weight w is truncated at C (`tis_cap`), which bounds the variance
-at the price of some bias. With `tis_cap` None nothing is corrected: a_t = l_t and w_t = 1.
+Objective, correction, KL and the share c_t / normaliser are those of learners/objectives. With
+`correct_on_policy` every token is treated as off-policy, because the rollout's engine computes in
+other numerics than the learner. Without any correction a_t = l_t and w_t = 1.
 The rollout also cuts its distribution to top-p. That cut is in neither log-prob, so no ratio knows
 of it: the gradient is that of the untruncated policy on tokens which the cut made likelier.
 """
@@ -25,34 +22,30 @@ of it: the gradient is that of the untruncated policy on tokens which the cut ma
 from dataclasses import dataclass
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-HEAD_CHUNK_ELEMENTS = 2**25
-"""Most logits held at once (128 MiB in float32); more positions go through in chunks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenScores:
-    """What the learner's policy says of N sampled tokens; both [N], float32."""
-
-    logprobs: torch.Tensor
-    """log pi at the sampling temperature over the vocabulary less the banned ids."""
-    entropy: torch.Tensor
-    """Of the same distribution, in nats; carries no gradient."""
+from core.sections.learner import LearnerConfig
+from learners.objectives import OBJECTIVES
+from learners.objectives.aggregation import token_weights
+from learners.objectives.corrections import Weights, correct
+from learners.objectives.kl import kl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTargets:
-    """What the rollout recorded of the same N tokens; all [N]."""
+    """What is known of the same N tokens besides; all [N]."""
 
     rollout_logprobs: torch.Tensor
     anchor_logprobs: torch.Tensor | None
     """The learner's own, before this update's first step; None: this is the first step."""
+    reference_logprobs: torch.Tensor | None
+    """The frozen reference's; None: no KL term."""
     advantages: torch.Tensor
     off_policy: torch.Tensor
-    """bool: sampled by an older version than the learner's at the start of the update."""
+    """bool: to be corrected."""
     after_image: torch.Tensor
     """bool: an image stands before the token."""
+    sequences: torch.Tensor
+    """Number of the token's sequence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,37 +56,12 @@ class TokenTrace:
     """Learner's log-prob less the rollout's."""
     clipped: torch.Tensor
     capped: torch.Tensor
+    token_masked: torch.Tensor
+    sequence_masked: torch.Tensor
     off_policy: torch.Tensor
     after_image: torch.Tensor
     entropy: torch.Tensor
-
-
-def token_scores(
-    hidden: torch.Tensor,
-    head: torch.nn.Linear,
-    targets: torch.Tensor,
-    *,
-    temperature: float,
-    banned_ids: tuple[int, ...],
-) -> TokenScores:
-    """hidden [N, H], head H -> V, targets [N] -> log-probs and entropies [N].
-
-    Logits are taken at these positions only. When N x V is large they are made chunk by chunk and
-    made again in the backward pass, so that [N, V] never exists.
-    """
-    banned = torch.tensor(banned_ids, dtype=torch.long, device=hidden.device)
-    rows = max(1, HEAD_CHUNK_ELEMENTS // head.out_features)
-    if hidden.shape[0] <= rows:
-        logprobs, entropy = _score_chunk(hidden, head, targets, temperature, banned)
-        return TokenScores(logprobs=logprobs, entropy=entropy)
-    chunks = [
-        checkpoint(_score_chunk, h, head, t, temperature, banned, use_reentrant=False)
-        for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
-    ]
-    return TokenScores(
-        logprobs=torch.cat([logprobs for logprobs, _ in chunks]),
-        entropy=torch.cat([entropy for _, entropy in chunks]),
-    )
+    kl_reference: torch.Tensor | None
 
 
 def policy_loss(
@@ -101,34 +69,41 @@ def policy_loss(
     entropy: torch.Tensor,
     targets: TokenTargets,
     *,
-    clip_low: float,
-    clip_high: float,
-    tis_cap: float | None,
+    settings: LearnerConfig,
     normaliser: float,
 ) -> tuple[torch.Tensor, TokenTrace]:
-    """The formula at the top. `normaliser` is counted over the whole optimizer step: its sampled
-    tokens (token_mean) or its sequences (seq_mean_token_sum), so micro-batches simply add up.
-    """
-    rollout = targets.rollout_logprobs
-    now = logprobs.detach()
-    anchor, weight = rollout, torch.ones_like(rollout)
-    if tis_cap is not None:
+    """The formula at the top. `normaliser` is counted over the whole optimizer step."""
+    now, rollout = logprobs.detach(), targets.rollout_logprobs
+    anchor = rollout
+    if settings.corrects:
         before = now if targets.anchor_logprobs is None else targets.anchor_logprobs
         anchor = torch.where(targets.off_policy, before, rollout)
-        weight = (anchor - rollout).exp().clamp(max=tis_cap)
-    ratio = (logprobs - anchor).exp()
-    plain = ratio * targets.advantages
-    bounded = ratio.clamp(1 - clip_low, 1 + clip_high) * targets.advantages
-    loss = -(weight * torch.minimum(plain, bounded)).sum() / normaliser
+    correction = _correct(anchor - rollout, targets, settings=settings)
+    surrogate = OBJECTIVES[settings.objective](
+        logprobs,
+        anchor,
+        targets.advantages,
+        targets.sequences,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+    )
+    value, distance = correction.weight * surrogate.value, None
+    if targets.reference_logprobs is not None:
+        distance = kl(logprobs, targets.reference_logprobs, estimator=settings.kl_estimator)
+        value = value - settings.kl_coef * distance
+    shares = token_weights(targets.sequences, mode=settings.aggregation)
     trace = TokenTrace(
         log_ratio_rollout=now - rollout,
-        clipped=bounded.detach() < plain.detach(),
-        capped=targets.off_policy & (anchor - rollout > _log_or_inf(tis_cap)),
+        clipped=surrogate.clipped,
+        capped=correction.capped,
+        token_masked=correction.token_masked,
+        sequence_masked=correction.sequence_masked,
         off_policy=targets.off_policy,
         after_image=targets.after_image,
         entropy=entropy.detach(),
+        kl_reference=None if distance is None else distance.detach(),
     )
-    return loss, trace
+    return -(shares * value).sum() / normaliser, trace
 
 
 def summarise(traces: list[TokenTrace]) -> dict[str, float]:
@@ -140,18 +115,24 @@ def summarise(traces: list[TokenTrace]) -> dict[str, float]:
     ess           effective sample size of the weights r as a share of the tokens:
                   (sum r)^2 / (N sum r^2)
     """
-    log_ratio = torch.cat([trace.log_ratio_rollout for trace in traces]).double()
-    after_image = torch.cat([trace.after_image for trace in traces])
-    off_policy = torch.cat([trace.off_policy for trace in traces])
+
+    def gather(name: str) -> torch.Tensor:
+        return torch.cat([getattr(trace, name) for trace in traces])
+
+    log_ratio, after_image = gather("log_ratio_rollout").double(), gather("after_image")
     ratio = log_ratio.exp()
     metrics = {
         "kl_rollout": ratio.sub(1).sub(log_ratio).mean(),
         "ess": ratio.sum() ** 2 / (len(ratio) * ratio.square().sum()),
-        "clip_fraction": torch.cat([trace.clipped for trace in traces]).double().mean(),
-        "tis_capped_fraction": torch.cat([trace.capped for trace in traces]).double().mean(),
-        "off_policy_fraction": off_policy.double().mean(),
-        "entropy": torch.cat([trace.entropy for trace in traces]).double().mean(),
+        "clip_fraction": gather("clipped").double().mean(),
+        "tis_capped_fraction": gather("capped").double().mean(),
+        "token_masked_fraction": gather("token_masked").double().mean(),
+        "sequence_masked_fraction": gather("sequence_masked").double().mean(),
+        "off_policy_fraction": gather("off_policy").double().mean(),
+        "entropy": gather("entropy").double().mean(),
     }
+    if traces[0].kl_reference is not None:
+        metrics["kl_reference"] = gather("kl_reference").double().mean()
     difference = log_ratio.abs()
     for name, mask in (("text", ~after_image), ("after_image", after_image)):
         if mask.any():
@@ -160,20 +141,14 @@ def summarise(traces: list[TokenTrace]) -> dict[str, float]:
     return {name: value.item() for name, value in metrics.items()}
 
 
-def _score_chunk(
-    hidden: torch.Tensor,
-    head: torch.nn.Linear,
-    targets: torch.Tensor,
-    temperature: float,
-    banned: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = head(hidden).float() / temperature
-    logits = logits.index_fill(1, banned, float("-inf"))
-    all_logprobs = logits.log_softmax(dim=-1)
-    with torch.no_grad():
-        entropy = torch.special.entr(all_logprobs.exp()).sum(dim=-1)
-    return all_logprobs.gather(1, targets[:, None]).squeeze(1), entropy
-
-
-def _log_or_inf(cap: float | None) -> float:
-    return float("inf") if cap is None else torch.tensor(cap).log().item()
+def _correct(
+    log_weight: torch.Tensor, targets: TokenTargets, *, settings: LearnerConfig
+) -> Weights:
+    return correct(
+        log_weight,
+        targets.sequences,
+        kind=settings.correction,
+        cap=settings.tis_cap,
+        token_band=settings.token_band,
+        sequence_band=settings.sequence_band,
+    )

@@ -15,10 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from core.config import Config
 from core.errors import ConfigError
+from learners.attention import PACKED
 from learners.batch import MicroBatch
-from learners.loss import token_scores
+from learners.head import token_scores
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
+"""The vision tower takes image by image as it is."""
 
 _MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 """Written with the weights; every other small file belongs to tokenizer and processor."""
@@ -36,20 +40,36 @@ class PolicyModel(torch.nn.Module):
         """Log-probs and entropies [N], at the sampling temperature, banned ids left out."""
         output = self.lm.model(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            mm_token_type_ids=batch.mm_token_type_ids,
+            position_ids=self._position_ids(batch),
             pixel_values=batch.pixel_values,
             image_grid_thw=batch.image_grid_thw,
+            segments=batch.segments,
             use_cache=False,
         )
         scores = token_scores(
-            output.last_hidden_state[batch.rows, batch.columns],
-            self.lm.lm_head,
+            output.last_hidden_state[0, batch.predicting],
+            self.lm.lm_head.weight,
             batch.targets,
             temperature=batch.temperature,
             banned_ids=batch.banned_ids,
         )
         return scores.logprobs, scores.entropy
+
+    def _position_ids(self, batch: MicroBatch) -> torch.Tensor:
+        """[4, 1, T]: text, time, height, width; each sequence starts again at 0."""
+        grids, columns, first = batch.image_grid_thw, [], 0
+        for segment in batch.segments:
+            ids = segment.take(batch.input_ids, 1)
+            after = first + segment.num_images
+            rope, _ = self.lm.model.get_rope_index(
+                ids,
+                mm_token_type_ids=segment.take(batch.is_image, 1),
+                image_grid_thw=None if grids is None else grids[first:after],
+            )
+            text = torch.arange(ids.shape[1], device=ids.device).view(1, 1, -1)
+            columns.append(torch.cat([text, rope])[:, :, segment.prefix_length :])
+            first = after
+        return torch.cat(columns, dim=2)
 
 
 def load_policy(config: Config) -> PolicyModel:
@@ -58,7 +78,7 @@ def load_policy(config: Config) -> PolicyModel:
     disable_progress_bar()
     try:
         lm = Qwen3VLForConditionalGeneration.from_pretrained(
-            path, dtype=DTYPES[settings.dtype], attn_implementation="sdpa"
+            path, dtype=DTYPES[settings.dtype], attn_implementation=ATTENTION
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -67,9 +87,15 @@ def load_policy(config: Config) -> PolicyModel:
     lm.train()
     if settings.freeze_vision:
         lm.model.visual.requires_grad_(False)
-    if settings.device == "cuda":
+    if settings.checkpoints_gradients:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     return PolicyModel(lm)
+
+
+def load_reference(config: Config) -> PolicyModel:
+    """The same weights, frozen, on the learner's device."""
+    reference = load_policy(config).requires_grad_(False)
+    return reference.to(config.learner.device)
 
 
 def save_policy(lm: Qwen3VLForConditionalGeneration, folder: Path, *, base_path: str) -> None:

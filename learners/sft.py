@@ -17,7 +17,7 @@ from core.errors import ConfigError, LearnerError, boundary
 from core.protocols import ImageStore
 from core.records import Sampling, TrainingSample, Trajectory
 from envs.chat import ChatFormat
-from learners.batch import build_micro_batch, plan_micro_batches
+from learners.batch import build_micro_batch
 from learners.checkpoint import (
     TrainState,
     find_damage,
@@ -29,6 +29,7 @@ from learners.checkpoint import (
 )
 from learners.engine import TrainEngine, cosine_lr
 from learners.model import load_policy, load_weights, save_policy
+from learners.packing import plan_packs
 from learners.samples import build_sample
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class _Trainer:
         loss = 0.0
         with boundary(LearnerError, "fine-tuning"):
             budget = self._config.learner.micro_batch_tokens
-            for members in plan_micro_batches(samples, max_tokens=budget):
+            for members in plan_packs(samples, max_tokens=budget, share_prefix=False):
                 batch = build_micro_batch(members, chat=self._chat, images=self._images)
                 logprobs, _ = self._engine.forward(batch.to(self._engine.device))
                 part = -logprobs.sum() / num_tokens

@@ -1,10 +1,19 @@
 """The learner: reinforcement and imitation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from core.sections.base import Section
+
+
+def _ordered(band: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < band[0] <= 1 <= band[1]:
+        raise ValueError("must be [low, high] with 0 < low <= 1 <= high")
+    return band
+
+
+Band = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class LearnerConfig(Section):
@@ -18,16 +27,38 @@ class LearnerConfig(Section):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    objective: Literal["clipped", "gspo", "cispo"] = "clipped"
+    """learners/objectives says which settings make GRPO, Dr.GRPO, DAPO, GSPO and CISPO."""
     clip_low: float = Field(0.2, gt=0)
     clip_high: float = Field(0.28, gt=0)
     advantage_std: bool = True
     """Divide advantages by the group's standard deviation (GRPO); False: Dr.GRPO."""
-    loss_aggregation: Literal["token_mean", "seq_mean_token_sum"] = "token_mean"
-    tis_cap: float | None = Field(2.0, gt=0)
-    """Cap of the truncated importance weight of off-policy tokens; None: off."""
+    aggregation: Literal["token_mean", "sequence_mean", "sequence_mean_token_sum"] = "token_mean"
+    overlong_buffer: int | None = Field(None, ge=1)
+    """Tokens before rollout.max_context over which the reward falls by up to 1; None: off."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the policy at policy.path; above 0 it costs one more copy of the weights
+    on the learner's device and one more forward pass."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    correction: Literal["none", "truncated", "masked"] = "truncated"
+    """What off-policy tokens are weighted by: learners/objectives/corrections.py."""
+    tis_cap: float = Field(2.0, gt=0)
+    """Cap of a truncated weight."""
+    token_band: Band = (0.5, 2.0)
+    """Weights that a masked correction keeps."""
+    sequence_band: Band | None = None
+    """Geometric mean weights of the sequences that are kept, e.g. [0.99, 1.01]; None: all."""
+    correct_on_policy: bool = False
+    """Correct tokens of the current version too: the rollout's engine has other numerics."""
     updates_per_step: int = Field(1, ge=1)
     """Optimizer steps that one batch of groups is split into."""
     micro_batch_tokens: int = Field(8192, ge=64)
+    """Most tokens of sequences that are packed together; a longer sequence goes alone."""
+    share_prefix: bool = True
+    """Compute the first prompt of a group once per pack instead of once per member."""
+    gradient_checkpointing: bool | None = None
+    """Keep one activation per layer and compute the layer again in the backward pass: a third more
+    compute for a fraction of the memory. None: on a GPU only."""
     freeze_vision: bool = True
     broadcast: Literal["auto", "dense", "delta"] = "auto"
     """How weights reach the rollout workers. "delta" sends the bits that changed since the last
@@ -35,6 +66,17 @@ class LearnerConfig(Section):
     snapshot_every: int = Field(10, ge=1)
     """Of so many broadcasts one is dense, whatever `broadcast` says: a worker that starts late
     catches up from there."""
+
+    @property
+    def checkpoints_gradients(self) -> bool:
+        """`gradient_checkpointing`, resolved."""
+        chosen = self.gradient_checkpointing
+        return self.device == "cuda" if chosen is None else chosen
+
+    @property
+    def corrects(self) -> bool:
+        """Whether anything is done about tokens that another policy sampled."""
+        return self.correction != "none" or self.sequence_band is not None
 
 
 class SftConfig(Section):

@@ -37,6 +37,8 @@ class RewardConfig(Section):
     text_weight: float = Field(0.5, ge=0, le=1)
     """a in R = (1-a) R_image + a R_text."""
     na_rule: Literal["renormalise", "paper"] = "renormalise"
+    normalise: Literal["blended", "per_part"] = "blended"
+    """What advantages are normalised over: the reward, or each of its parts (GDPO)."""
     gate_weight: float = Field(0.0, ge=0, lt=1)
     """Share of the part `gate`, on tasks that need no search: answering directly pays."""
     format_weight: float = Field(0.0, ge=0, lt=1)

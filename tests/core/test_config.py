@@ -72,7 +72,7 @@ def test_overrides_reach_their_field_and_keep_their_type() -> None:
 
 
 def test_a_saved_config_reads_back_unchanged(tmp_path: Path) -> None:
-    config = load_config("gen-searcher-8b", overrides=["learner.tis_cap=null"])
+    config = load_config("gen-searcher-8b", overrides=["learner.sequence_band=[0.99, 1.01]"])
 
     save_config(config, tmp_path / "config.yaml")
 

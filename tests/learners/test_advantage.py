@@ -1,10 +1,17 @@
+import math
 from dataclasses import replace
 
 import pytest
 
-from core.records import Group
-from learners.advantage import NoSignal, group_advantages
-from tests.builders import make_failure, make_group
+from core.records import Group, Score
+from learners.advantage import NoSignal, group_advantages, whiten
+from tests.builders import (
+    make_failure,
+    make_group,
+    make_rollout_id,
+    make_score,
+    make_score_part,
+)
 
 
 def values_of(group: Group, *, use_std: bool = True) -> list[float]:
@@ -45,3 +52,55 @@ def test_one_scored_member_gives_no_signal() -> None:
 
 def test_equal_scores_give_no_signal() -> None:
     assert group_advantages(make_group([0.3, 0.3, 0.3]), use_std=True) is NoSignal.NO_SPREAD
+
+
+def two_parts(value: float, *parts: float | None) -> Score:
+    names = ("image", "text")
+    weights = (0.75, 0.25)
+    return make_score(
+        value,
+        parts=[
+            make_score_part(name, part, weight=weight)
+            for name, part, weight in zip(names, parts, weights, strict=True)
+        ],
+    )
+
+
+def per_part(group: Group) -> list[float]:
+    advantages = group_advantages(group, use_std=True, normalise="per_part")
+    assert not isinstance(advantages, NoSignal)
+    return [advantages[member.rollout_id] for member in group.scored]
+
+
+def test_each_part_is_normalised_by_itself_and_weighted() -> None:
+    # image: -1, 0, 1 by its own std of 0.5; text: 1, 0, -1 by its own std of 0.01
+    scores = [two_parts(0.1, 0.0, 0.52), two_parts(0.5, 0.5, 0.51), two_parts(0.9, 1.0, 0.5)]
+    assert per_part(make_group(scores)) == pytest.approx([-0.5, 0.0, 0.5], abs=1e-4)
+
+
+def test_a_part_that_does_not_apply_adds_nothing_and_a_floored_member_counts_as_zero() -> None:
+    # image 1, 0, 0 -> std 1 / sqrt 3; text 1, -, 0 -> +-1 / sqrt 2
+    scores = [two_parts(1.0, 1.0, 1.0), two_parts(0.0, 0.0, None), make_score(0.0, parts=[])]
+    third, half = (2 / 3) * math.sqrt(3), 0.5 * math.sqrt(2)
+    assert per_part(make_group(scores)) == pytest.approx(
+        [0.75 * third + 0.25 * half, -0.75 * third / 2, -0.75 * third / 2 - 0.25 * half], abs=1e-4
+    )
+
+
+def test_parts_without_spread_give_no_signal() -> None:
+    group = make_group([two_parts(0.5, 0.5, 0.5)] * 2)
+    assert group_advantages(group, use_std=True, normalise="per_part") is NoSignal.NO_SPREAD
+
+
+def test_a_penalty_is_added_before_the_statistics() -> None:
+    group = make_group([0.5, 0.5])
+    long_one = group.members[1].rollout_id
+    advantages = group_advantages(
+        group, use_std=False, penalty=lambda member: -1.0 * (member.rollout_id == long_one)
+    )
+    assert advantages == {group.members[0].rollout_id: 0.5, long_one: -0.5}
+
+
+def test_a_whitened_batch_has_mean_zero_and_deviation_one() -> None:
+    whitened = whiten({make_rollout_id(index=n): value for n, value in enumerate([1.0, 2.0, 3.0])})
+    assert list(whitened.values()) == pytest.approx([-1.0, 0.0, 1.0], abs=1e-5)

@@ -2,13 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from core.errors import FidelityError
-from core.records import SeenImage, TrainingSample
+from core.records import SeenImage
 from envs.chat import ChatFormat
-from learners.batch import build_micro_batch, plan_micro_batches
+from learners.attention import Segment
+from learners.batch import build_micro_batch
 from tests.builders import make_rollout_id, make_sample, make_sampling, make_seen_image, png_bytes
 from tests.fakes.images import MemoryImageStore
 from tests.tiny_model import build_tiny_policy
@@ -24,47 +23,16 @@ def see(chat: ChatFormat, store: MemoryImageStore, color: tuple[int, int, int]) 
     return chat.see(store.put(data), data)
 
 
-def sized(length: int, index: int = 0) -> TrainingSample:
-    return make_sample(
-        prompt_ids=(5,) * (length - 1),
-        completion_ids=(9,),
-        rollout_id=make_rollout_id(index=index),
-    )
-
-
-def test_samples_are_grouped_longest_first_under_the_budget() -> None:
-    samples = [sized(length, index) for index, length in enumerate([3, 10, 4, 9])]
-    plans = plan_micro_batches(samples, max_tokens=20)
-    assert [[len(s.token_ids) for s in plan] for plan in plans] == [[10, 9], [4, 3]]
-
-
-def test_a_sample_beyond_the_budget_goes_alone() -> None:
-    plans = plan_micro_batches([sized(30), sized(5, 1), sized(5, 2)], max_tokens=20)
-    assert [len(plan) for plan in plans] == [1, 2]
-
-
-@given(st.lists(st.integers(2, 40), min_size=1, max_size=30), st.integers(1, 100))
-def test_every_sample_is_planned_once_and_no_plan_is_over_budget(
-    lengths: list[int], budget: int
-) -> None:
-    samples = [sized(length, index) for index, length in enumerate(lengths)]
-    plans = plan_micro_batches(samples, max_tokens=budget)
-    planned = [sample.rollout_id for plan in plans for sample in plan]
-    assert sorted(planned) == [sample.rollout_id for sample in samples]
-    for plan in plans:
-        assert len(plan) == 1 or len(plan) * max(len(s.token_ids) for s in plan) <= budget
-
-
-def test_a_batch_points_at_the_predicting_positions(chat: ChatFormat) -> None:
+def test_a_batch_lies_end_to_end_and_points_at_the_predicting_positions(chat: ChatFormat) -> None:
     samples = [
         make_sample(prompt_ids=(5, 6, 7), completion_ids=(8, 9), advantage=2.0, version=4),
         make_sample(prompt_ids=(5,), completion_ids=(10,), advantage=-1.0),
     ]
     batch = build_micro_batch(samples, chat=chat, images=MemoryImageStore())
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9], [5, 10, *[chat.stop_id] * 3]]
-    assert batch.attention_mask.tolist() == [[1] * 5, [1, 1, 0, 0, 0]]
-    assert batch.rows.tolist() == [0, 0, 1]
-    assert batch.columns.tolist() == [2, 3, 0]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9, 5, 10]]
+    assert batch.segments == (Segment(start=0, end=5), Segment(start=5, end=7, prefix=(0, 0)))
+    assert batch.predicting.tolist() == [2, 3, 5]
+    assert batch.sequences.tolist() == [0, 0, 1]
     assert batch.targets.tolist() == [8, 9, 10]
     assert batch.advantages.tolist() == [2, 2, -1]
     assert batch.policy_versions.tolist() == [4, 4, 0]
@@ -72,6 +40,26 @@ def test_a_batch_points_at_the_predicting_positions(chat: ChatFormat) -> None:
     assert not batch.after_image.any()
     assert batch.pixel_values is None
     assert (batch.temperature, batch.banned_ids) == (0.7, (3, 4))
+
+
+def test_a_shared_prompt_stands_once_and_predicts_the_first_token_of_every_member(
+    chat: ChatFormat,
+) -> None:
+    samples = [
+        make_sample(prompt_ids=(5, 6), completion_ids=(8, 9), rollout_id=make_rollout_id(1, 0)),
+        make_sample(prompt_ids=(7,), completion_ids=(8,), rollout_id=make_rollout_id(2, 0)),
+        make_sample(prompt_ids=(5, 6), completion_ids=(10,), rollout_id=make_rollout_id(1, 1)),
+    ]
+    batch = build_micro_batch(samples, chat=chat, images=MemoryImageStore(), share_prefix=True)
+    assert batch.input_ids.tolist() == [[5, 6, 8, 9, 7, 8, 10]]
+    assert batch.segments == (
+        Segment(start=0, end=2),
+        Segment(start=2, end=4, prefix=(0, 2)),
+        Segment(start=4, end=6),
+        Segment(start=6, end=7, prefix=(0, 2)),
+    )
+    assert batch.predicting.tolist() == [1, 2, 4, 1]
+    assert batch.targets.tolist() == [8, 9, 8, 10]
 
 
 def test_images_keep_the_order_of_their_placeholders(chat: ChatFormat) -> None:
@@ -89,7 +77,7 @@ def test_images_keep_the_order_of_their_placeholders(chat: ChatFormat) -> None:
     assert torch.equal(batch.pixel_values, torch.from_numpy(expected.pixel_values))
     assert batch.image_grid_thw.tolist() == expected.grid_thw.tolist()
     assert batch.after_image.all()
-    assert batch.mm_token_type_ids.sum() == 3 * red.num_tokens
+    assert batch.is_image.sum() == 3 * red.num_tokens
 
 
 def test_only_tokens_behind_an_image_count_as_after_it(chat: ChatFormat) -> None:

@@ -1,10 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
-import learners.loss
-from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise, token_scores
+from core.sections.learner import LearnerConfig
+from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
 
 
 def logs(*probabilities: float) -> torch.Tensor:
@@ -17,63 +18,32 @@ def targets(
     *,
     off_policy: bool = False,
     anchor: torch.Tensor | None = None,
+    reference: torch.Tensor | None = None,
+    sequences: list[int] | None = None,
 ) -> TokenTargets:
     flags = torch.full((len(advantages),), off_policy)
     return TokenTargets(
         rollout_logprobs=rollout,
         anchor_logprobs=anchor,
+        reference_logprobs=reference,
         advantages=torch.tensor(advantages),
         off_policy=flags,
         after_image=torch.zeros(len(advantages), dtype=torch.bool),
+        sequences=torch.tensor(sequences or [0] * len(advantages)),
     )
 
 
 def loss_of(
-    logprobs: torch.Tensor, known: TokenTargets, *, tis_cap: float | None = 2.0, total: float = 1.0
+    logprobs: torch.Tensor, known: TokenTargets, *, total: float = 1.0, **settings: Any
 ) -> tuple[float, TokenTrace]:
     loss, trace = policy_loss(
         logprobs,
         torch.zeros(len(logprobs)),
         known,
-        clip_low=0.2,
-        clip_high=0.28,
-        tis_cap=tis_cap,
+        settings=LearnerConfig(**settings),
         normaliser=total,
     )
     return loss.item(), trace
-
-
-def test_scores_use_the_temperature_and_leave_banned_ids_out() -> None:
-    head = torch.nn.Linear(1, 3, bias=False)
-    head.weight.data = torch.tensor([[0.0], [2.0], [5.0]])
-    scores = token_scores(
-        torch.ones(2, 1), head, torch.tensor([0, 1]), temperature=2.0, banned_ids=(2,)
-    )
-    # logits / 2 over {0, 1}: 0 and 1
-    total = 1 + math.e
-    assert scores.logprobs.tolist() == pytest.approx([-math.log(total), 1 - math.log(total)])
-    p = math.e / total
-    entropy = -(p * math.log(p) + (1 - p) * math.log(1 - p))
-    assert scores.entropy.tolist() == pytest.approx([entropy, entropy])
-
-
-def test_a_large_head_goes_through_in_chunks_with_the_same_values_and_gradients(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.manual_seed(0)
-    head = torch.nn.Linear(4, 11, bias=False)
-    hidden, ids = torch.randn(7, 4, requires_grad=True), torch.randint(0, 9, (7,))
-
-    def run() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        scores = token_scores(hidden, head, ids, temperature=0.7, banned_ids=(9, 10))
-        weights = torch.arange(7.0)
-        gradients = torch.autograd.grad((scores.logprobs * weights).sum(), [hidden, head.weight])
-        return scores.logprobs.detach(), *gradients
-
-    whole = run()
-    monkeypatch.setattr(learners.loss, "HEAD_CHUNK_ELEMENTS", 2 * 11)
-    for one, other in zip(whole, run(), strict=True):
-        torch.testing.assert_close(one, other)
 
 
 def test_an_on_policy_token_has_ratio_one_and_gradient_minus_its_advantage() -> None:
@@ -82,9 +52,7 @@ def test_an_on_policy_token_has_ratio_one_and_gradient_minus_its_advantage() -> 
         logprobs,
         torch.zeros(2),
         targets(logs(0.5, 0.25), [1.0, -2.0]),
-        clip_low=0.2,
-        clip_high=0.28,
-        tis_cap=2.0,
+        settings=LearnerConfig(),
         normaliser=2.0,
     )
     loss.backward()
@@ -108,9 +76,7 @@ def test_a_clipped_token_has_no_gradient() -> None:
         logprobs,
         torch.zeros(1),
         targets(logs(0.4), [1.0]),
-        clip_low=0.2,
-        clip_high=0.28,
-        tis_cap=None,
+        settings=LearnerConfig(correction="none"),
         normaliser=1.0,
     )
     loss.backward()
@@ -140,9 +106,9 @@ def test_a_later_step_clips_against_the_anchor() -> None:
     assert trace.clipped.all()
 
 
-def test_without_a_cap_off_policy_tokens_are_clipped_against_the_rollout() -> None:
+def test_without_a_correction_off_policy_tokens_are_clipped_against_the_rollout() -> None:
     known = targets(logs(0.4), [1.0], off_policy=True)
-    assert loss_of(logs(0.6), known, tis_cap=None)[0] == pytest.approx(-1.28)
+    assert loss_of(logs(0.6), known, correction="none")[0] == pytest.approx(-1.28)
 
 
 def test_micro_batches_add_up_to_the_whole() -> None:
@@ -161,6 +127,9 @@ def test_metrics_of_a_step() -> None:
             log_ratio_rollout=logs(ratio),
             clipped=torch.tensor([clipped]),
             capped=torch.tensor([False]),
+            token_masked=torch.tensor([clipped]),
+            sequence_masked=torch.tensor([False]),
+            kl_reference=None,
             off_policy=torch.tensor([image]),
             after_image=torch.tensor([image]),
             entropy=torch.tensor([1.5]),
@@ -174,6 +143,8 @@ def test_metrics_of_a_step() -> None:
         "ess": pytest.approx(16 / (2 * 10)),
         "clip_fraction": 0.5,
         "tis_capped_fraction": 0.0,
+        "token_masked_fraction": 0.5,
+        "sequence_masked_fraction": 0.0,
         "off_policy_fraction": 0.5,
         "entropy": 1.5,
         "logprob_diff/text_mean": 0.0,
@@ -186,3 +157,58 @@ def test_metrics_of_a_step() -> None:
 def test_a_step_without_images_has_no_image_metrics() -> None:
     _, trace = loss_of(logs(0.5), targets(logs(0.5), [1.0]))
     assert not [name for name in summarise([trace]) if "after_image" in name]
+
+
+def test_a_masked_correction_drops_the_outlier_and_keeps_the_rest() -> None:
+    # weights 0.6 / 0.4 = 1.5 and 0.9 / 0.3 = 3, which is beyond 2
+    known = targets(logs(0.4, 0.3), [1.0, 1.0], off_policy=True)
+    value, trace = loss_of(logs(0.6, 0.9), known, correction="masked")
+    assert value == pytest.approx(-1.5)
+    assert trace.token_masked.tolist() == [False, True]
+
+
+def test_a_sequence_far_from_its_rollout_teaches_nothing() -> None:
+    known = targets(logs(0.5, 0.5, 0.5), [1.0] * 3, off_policy=True, sequences=[0, 0, 1])
+    settings = {"correction": "none", "sequence_band": (0.9, 1.1)}
+    value, trace = loss_of(logs(0.5, 0.5, 0.7), known, **settings)
+    assert value == pytest.approx(-2.0)
+    assert trace.sequence_masked.tolist() == [False, False, True]
+
+
+def test_the_distance_to_a_reference_is_a_price() -> None:
+    # k3 with d = log 2: 1/2 - 1 + log 2
+    known = targets(logs(0.5), [1.0], reference=logs(0.25))
+    value, trace = loss_of(logs(0.5), known, kl_coef=0.1)
+    distance = 0.5 - 1 + math.log(2)
+    assert value == pytest.approx(-1 + 0.1 * distance)
+    assert summarise([trace])["kl_reference"] == pytest.approx(distance)
+
+
+def test_the_mean_over_sequences_gives_short_ones_the_same_say() -> None:
+    known = targets(logs(0.5, 0.5, 0.5), [1.0, 1.0, 4.0], sequences=[0, 0, 1])
+    value, _ = loss_of(logs(0.5, 0.5, 0.5), known, aggregation="sequence_mean", total=2)
+    assert value == pytest.approx(-(1 + 4) / 2)
+
+
+def test_a_gspo_sequence_is_clipped_whole() -> None:
+    # sequence 0: ratios 2 and 1, geometric mean sqrt 2 > 1.28; sequence 1: ratio 1.1
+    known = targets(logs(0.3, 0.5, 0.5), [1.0, 1.0, 1.0], sequences=[0, 0, 1])
+    value, trace = loss_of(logs(0.6, 0.5, 0.55), known, objective="gspo")
+    assert value == pytest.approx(-(2 * 1.28 + 1.1))
+    assert trace.clipped.tolist() == [True, True, False]
+
+
+def test_a_cispo_token_beyond_the_bound_keeps_its_gradient() -> None:
+    logprobs = logs(0.6, 0.4).requires_grad_()
+    loss, trace = policy_loss(
+        logprobs,
+        torch.zeros(2),
+        targets(logs(0.3, 0.5), [1.0, -1.0]),
+        settings=LearnerConfig(objective="cispo"),
+        normaliser=1.0,
+    )
+    loss.backward()
+    assert loss.item() == pytest.approx(-(1.28 * math.log(0.6) - 0.8 * math.log(0.4)), rel=1e-5)
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-1.28, 0.8])
+    assert trace.clipped.tolist() == [True, False]

@@ -1,0 +1,70 @@
+"""Causal attention over a pack: every segment sees itself and the prompt it continues, no more.
+
+    lm.model(..., segments=batch.segments)     with attn_implementation PACKED on the text tower
+
+One kernel call per segment costs the sum of squared lengths; a block-diagonal mask over the pack
+would cost the square of the sum, and the memory for it. A segment that continues a shared prompt
+computes the prompt's queries again and drops them: that is cheaper than a mask, and the numbers are
+those of the whole sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+PACKED = "packed_sdpa"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One piece [start, end) of a pack."""
+
+    start: int
+    end: int
+    prefix: tuple[int, int] = (0, 0)
+    """[start, end) of the shared prompt that it continues; empty: it starts a sequence."""
+    num_images: int = 0
+    """Images in the piece; a shared prompt has none."""
+
+    @property
+    def prefix_length(self) -> int:
+        return self.prefix[1] - self.prefix[0]
+
+    def take(self, values: torch.Tensor, dim: int) -> torch.Tensor:
+        """Its whole sequence, the shared prompt first."""
+        own = values.narrow(dim, self.start, self.end - self.start)
+        if not self.prefix_length:
+            return own
+        return torch.cat([values.narrow(dim, self.prefix[0], self.prefix_length), own], dim=dim)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    segments: Sequence[Segment],
+    scaling: float | None = None,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, T, D], key and value [1, kv_heads, T, D] -> [1, T, heads, D]."""
+    pieces = []
+    for segment in segments:
+        q, k, v = (segment.take(tensor, 2) for tensor in (query, key, value))
+        out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        pieces.append(out[:, :, segment.prefix_length :])
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*unused: Any, **also_unused: Any) -> None:
+    """What the segments say needs no mask."""
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _no_mask)
