@@ -122,6 +122,19 @@ def test_buffers_are_used_again_from_one_update_to_the_next() -> None:
     assert seen[0] == seen[1]
 
 
+def test_a_large_tensor_that_lies_ready_is_sent_without_a_copy() -> None:
+    stored: list[int] = []
+    publisher = WeightPublisher(
+        dtype="float32", store=lambda part: stored.append(part.ctypes.data) or part.copy()
+    )
+    large, small = torch.randn(CHUNK_BYTES // 4), torch.randn(16)
+    update, payload = publisher.publish({"large": large, "small": small}, version=1)
+    assert stored[0] == large.data_ptr()
+    received = receive(update, payload)
+    assert torch.equal(received["large"], large)
+    assert torch.equal(received["small"], small)
+
+
 def test_a_payload_of_another_form_is_refused() -> None:
     update, payload = publish({"a": torch.randn(4)})
     with pytest.raises(InfraError, match="needs 64 bytes"):
