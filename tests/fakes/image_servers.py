@@ -46,7 +46,7 @@ class ImageServer:
             app.router.add_post(f"{prefix}/images/{{verb}}", self._images)
         app.router.add_post(f"{PREFIXES['gemini']}/models/{{model}}:generateContent", self._gemini)
         app.router.add_get("/files/{name}", self._file)
-        self._runner = web.AppRunner(app, shutdown_timeout=0)
+        self._runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

@@ -56,12 +56,14 @@ broken_tag = st.tuples(
 texts = st.one_of(hostile, broken_tag, anything)
 
 thoroughly = settings(
-    max_examples=5000,
+    max_examples=9000,
     deadline=None,
     database=None,
     derandomize=False,
     suppress_health_check=list(HealthCheck),
 )
+slowly = settings(thoroughly, max_examples=1500)
+"""For lists of texts, which are ten times as slow to make; with both tokenizers, 21,000 in all."""
 
 
 def laid_bare(text: str) -> str:
@@ -133,7 +135,7 @@ def test_no_text_yields_a_control_token_or_a_tag(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHATS)
-@thoroughly
+@slowly
 @given(parts=st.lists(texts, min_size=1, max_size=4), prompt=hostile)
 def test_no_parts_and_no_prompt_change_the_frame(name: str, parts: list[str], prompt: str) -> None:
     chat = CHATS[name]
