@@ -126,29 +126,36 @@ class ContaminationGuard:
     def pages(self, provider: PageReader) -> PageReader:
         return _GuardedPages(provider, self)
 
-    def lets_url(self, url: str) -> bool:
+    def passes(self, reason: str | None) -> bool:
+        """Whether a thing goes on that is blocked for `reason`; counts it if not."""
+        if reason is not None:
+            self._count(reason)
+        return reason is None
+
+    def reason_of_url(self, url: str) -> str | None:
         try:
             host = urlsplit(url).hostname or ""
         except ValueError:
-            return True  # no fetch will accept it either
-        return not self._blocks("host", is_blocked(host, self._blocked_hosts))
+            return None  # no fetch will accept it either
+        return "host" if is_blocked(host, self._blocked_hosts) else None
 
-    def lets_hit(self, hit: SearchHit) -> bool:
-        return self.lets_url(hit.url) and self._lets_text(hit.title, hit.snippet)
+    def reason_of_hit(self, hit: SearchHit) -> str | None:
+        return self.reason_of_url(hit.url) or self._reason_of_text(hit.title, hit.snippet)
 
-    def lets_page(self, page: Page) -> bool:
-        return self._lets_text(page.title, page.text)
+    def reason_of_page(self, page: Page) -> str | None:
+        return self._reason_of_text(page.title, page.text)
 
-    def lets_image(self, image: FoundImage) -> bool:
+    def reason_of_image(self, image: FoundImage) -> str | None:
         """Reads the image; takes long enough to be kept off the event loop."""
-        if not self.lets_url(image.page_url) or not self._lets_text(image.title):
-            return False
-        if self._blocks("image", self.benchmark.has_bytes_of(image.ref.sha256)):
-            return False
-        return not self._blocks("lookalike", self._is_lookalike(image.ref))
+        reason = self.reason_of_url(image.page_url) or self._reason_of_text(image.title)
+        if reason is None and self.benchmark.has_bytes_of(image.ref.sha256):
+            return "image"
+        if reason is None and self._is_lookalike(image.ref):
+            return "lookalike"
+        return reason
 
-    def _lets_text(self, *texts: str) -> bool:
-        return not self._blocks("prompt", self.benchmark.is_quoted(*texts))
+    def _reason_of_text(self, *texts: str) -> str | None:
+        return "prompt" if self.benchmark.is_quoted(*texts) else None
 
     def _is_lookalike(self, ref: ImageRef) -> bool:
         if not self.benchmark.has_pictures:
@@ -156,11 +163,6 @@ class ContaminationGuard:
         if ref.sha256 not in self._lookalikes:
             self._lookalikes[ref.sha256] = self.benchmark.has_looks_of(self._images.get(ref))
         return self._lookalikes[ref.sha256]
-
-    def _blocks(self, reason: str, found: bool) -> bool:
-        if found:
-            self._count(reason)
-        return found
 
 
 class _GuardedSearch:
@@ -174,7 +176,9 @@ class _GuardedSearch:
 
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         found = await self._provider.search(query, k=k)
-        return replace(found, value=tuple(hit for hit in found.value if self._guard.lets_hit(hit)))
+        guard = self._guard
+        kept = (hit for hit in found.value if guard.passes(guard.reason_of_hit(hit)))
+        return replace(found, value=tuple(kept))
 
 
 class _GuardedImageSearch:
@@ -188,10 +192,10 @@ class _GuardedImageSearch:
 
     async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         found = await self._provider.image_search(query, k=k)
-        return replace(found, value=await asyncio.to_thread(self._let_through, found.value))
-
-    def _let_through(self, images: Iterable[FoundImage]) -> tuple[FoundImage, ...]:
-        return tuple(image for image in images if self._guard.lets_image(image))
+        guard = self._guard
+        reasons = await asyncio.to_thread(lambda: [*map(guard.reason_of_image, found.value)])
+        kept = (i for i, reason in zip(found.value, reasons, strict=True) if guard.passes(reason))
+        return replace(found, value=tuple(kept))
 
 
 class _GuardedPages:
@@ -204,12 +208,14 @@ class _GuardedPages:
         return self._provider.version
 
     async def page(self, url: str) -> Fetched[Page | None]:
-        if not self._guard.lets_url(url):
+        guard = self._guard
+        if not guard.passes(guard.reason_of_url(url)):
             return Fetched(value=None, provider="guard")
         found = await self._provider.page(url)
-        if found.value is None or await asyncio.to_thread(self._guard.lets_page, found.value):
+        if found.value is None:
             return found
-        return replace(found, value=None)
+        reason = await asyncio.to_thread(guard.reason_of_page, found.value)
+        return found if guard.passes(reason) else replace(found, value=None)
 
 
 def _words(text: str) -> list[str]:
