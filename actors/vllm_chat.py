@@ -23,6 +23,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from core.errors import InfraError, boundary
 from core.sections.judge import ServedConfig
 
+# Without white space: else a schema lets a weak model write it until it is cut.
+_DECODING = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+
 
 class VllmChat:
     """Belongs to the event loop that `complete` is first awaited on."""
@@ -66,6 +69,7 @@ def _arguments(config: ServedConfig) -> list[str]:
         *("--max-model-len", str(config.max_context), "--max-num-seqs", str(config.max_ongoing)),
         *("--kv-cache-memory-bytes", str(int(config.kv_cache_gib * 1024**3))),
         *("--limit-mm-per-prompt", limits, "--generation-config", "vllm"),
+        *("--structured-outputs-config", _DECODING),
         "--disable-log-stats",
     ]
     if config.num_gpus_per_replica > 1:

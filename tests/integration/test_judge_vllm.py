@@ -36,9 +36,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLICY = str(ROOT / "models/nano/policy")
 JUDGE = {
-    **{"kind": "openai", "model": "nano", "api_key_env": "", "max_tokens": 2048},
+    **{"kind": "openai", "model": "nano", "api_key_env": "", "max_tokens": 4096},
     **{"timeout_s": 60.0, "max_tries": 2},
 }
+DECODING = '{"backend": "xgrammar", "disable_any_whitespace": true}'
+"""As actors/vllm_chat.py decodes: else a weak model writes white space until it is cut."""
 SERVED = {
     **{"path": POLICY, "dtype": "float32", "max_context": 8192, "max_images": 4},
     **{"num_cpus_per_replica": 0.2, "kv_cache_gib": 0.25, "max_ongoing": 4},
@@ -59,6 +61,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         *("--max-model-len", "8192", "--max-num-seqs", "4", "--enforce-eager"),
         *("--kv-cache-memory-bytes", str(256 << 20), "--no-enable-chunked-prefill"),
         *("--limit-mm-per-prompt", '{"image": 4, "video": 0}', "--generation-config", "vllm"),
+        *("--structured-outputs-config", DECODING),
     ]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("wb") as file:
