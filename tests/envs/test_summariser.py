@@ -42,8 +42,7 @@ def make_summariser(answer: Answer, **limits: int) -> tuple[ModelSummariser, Mem
     """`answer`: what the model says to the data that it is given."""
 
     def handler(method: str, url: str, body: Any) -> HttpResponse:
-        (part,) = body["messages"][1]["content"]
-        return chat_reply(answer(json.loads(part["text"])))
+        return chat_reply(answer(json.loads(body["messages"][1]["content"])))
 
     http = MemoryHttp(handler)
     model = OpenAIChat(
