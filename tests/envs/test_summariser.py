@@ -73,7 +73,7 @@ async def test_the_page_is_data_and_the_answer_comes_back_with_its_price() -> No
     system, user = body["messages"]
     assert (url, system["content"]) == (URL, SYSTEM)
     assert "HACKED" not in system["content"]
-    assert json.loads(user["content"][0]["text"]) == {
+    assert json.loads(user["content"]) == {
         "question": "when?",
         "page": {"url": "https://a.test/", "title": "Torvi", "text": text},
     }
