@@ -23,7 +23,8 @@ class PeakMemory:
         memory.peak_gib
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every_s: float = SAMPLE_EVERY_S) -> None:
+        self._every_s = every_s
         self._peak_bytes = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="peak-memory", daemon=True)
@@ -49,7 +50,7 @@ class PeakMemory:
     def _sample(self) -> None:
         while True:
             self._peak_bytes = max(self._peak_bytes, tree_pss_bytes())
-            if self._stop.wait(SAMPLE_EVERY_S):
+            if self._stop.wait(self._every_s):
                 return
 
 
