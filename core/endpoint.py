@@ -3,7 +3,9 @@
 In: `HttpRequest`s and a function that reads the response. Out: what that function made of it.
 Whatever goes wrong is one `StageError` of the endpoint's own kind: the network, a status that was
 not expected, a body that `read` refuses (it raises a StageError of its own; a retryable one is
-asked again). A service that says Retry-After is left alone for that long by every caller.
+asked again). A service that says Retry-After is left alone for that long by every caller; one
+whose deadline ends before that fails at once. No message holds the value of a request's header,
+also where the service repeats it.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from statistics import quantiles
 from typing import Any, TypeVar
@@ -25,6 +27,9 @@ T = TypeVar("T")
 LATENCIES_KEPT = 1024
 """Of the latest exchanges; p50 and p95 are over them."""
 DETAIL_CHARS = 200
+SECRET_CHARS = 8
+"""A shorter header value is no key."""
+LONGEST_HOLD_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +86,7 @@ class Endpoint:
     ) -> None:
         """`error` is the kind that every failure becomes; `name` stands in its message."""
         self._http = http
-        self._name = name
+        self.name = name
         self._limits = limits
         self._error = error
         self._places = asyncio.Semaphore(limits.max_in_flight)
@@ -90,24 +95,45 @@ class Endpoint:
         self._failures: Counter[str] = Counter()
         self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
-    async def ask(self, request: HttpRequest, read: Callable[[HttpResponse], T]) -> T:
-        """What `read` makes of the response. Raises the endpoint's `error` after the last try."""
+    async def ask(
+        self,
+        request: HttpRequest,
+        read: Callable[[HttpResponse], T],
+        *,
+        revise: Callable[[StageError], HttpRequest | None] | None = None,
+        in_thread: bool = False,
+    ) -> T:
+        """What `read` makes of the response. Raises the endpoint's `error` after the last try.
+
+        `revise`: the request to send from then on, when a refusal says what it must be; sent at
+        once, and not counted as a try. It has to end: each request less than the one before.
+        `in_thread`: `read` takes long enough to be kept off the event loop.
+        """
         self._asked += 1
         last: StageError | None = None
+        tries = 1
+        ends_s = time.monotonic() + self._limits.deadline_s
         try:
             async with asyncio.timeout(self._limits.deadline_s):
-                for tries in range(1, self._limits.max_tries + 1):
+                while True:
+                    if self._pace.held_s() > ends_s - time.monotonic():
+                        raise TimeoutError
                     try:
-                        return read(await self._exchange(request))
+                        response = await self._exchange(request)
+                        if in_thread:
+                            return await asyncio.to_thread(read, response)
+                        return read(response)
                     except StageError as error:
-                        last = self._count_failure(error)
+                        last = self._count_failure(error, request)
+                    if revised := revise(last) if revise else None:
+                        request = revised
+                        continue
                     if not last.retryable or tries == self._limits.max_tries:
                         raise last
                     await asyncio.sleep(self._pause_s(tries))
+                    tries += 1
         except TimeoutError as error:
-            message = f"{self._name} gave no answer within {self._limits.deadline_s:g} s"
-            raise self._error(f"{message}; last: {last}" if last else message) from error
-        raise AssertionError("max_tries is at least 1")
+            raise self._error(self._late(last)) from error
 
     def counters(self) -> EndpointCounters:
         seconds = [0.0, *self._latencies_s] if len(self._latencies_s) < 2 else self._latencies_s
@@ -136,25 +162,34 @@ class Endpoint:
             )
         self._latencies_s.append(time.monotonic() - started)
         self._bytes_received += len(response.body)
+        if response.status >= 400:
+            response = replace(response, body=_without_secrets(response.body, request))
         if response.status not in request.expected:
-            self._pace.hold(min(retry_after_s(response), self._limits.max_pause_s))
+            self._pace.hold(retry_after_s(response))
             raise self._refusal(response)
         return response
 
     def _refusal(self, response: HttpResponse) -> StageError:
         status = response.status
         return self._error(
-            f"{self._name} answered HTTP {status}: {error_detail(response.body)}",
+            f"{self.name} answered HTTP {status}: {error_detail(response.body)}",
             retryable=status in (408, 425, 429) or status >= 500,
             error_type=f"HTTP {status}",
         )
 
-    def _count_failure(self, error: StageError) -> StageError:
-        """The same fault as this endpoint's kind of error."""
+    def _count_failure(self, error: StageError, request: HttpRequest) -> StageError:
+        """The same fault as this endpoint's kind of error, without the request's secrets."""
         self._failures[error.error_type] += 1
-        if isinstance(error, self._error):
+        message = _without_secrets(str(error).encode(), request).decode()
+        if isinstance(error, self._error) and message == str(error):
             return error
-        return self._error(str(error), retryable=error.retryable, error_type=error.error_type)
+        return self._error(message, retryable=error.retryable, error_type=error.error_type)
+
+    def _late(self, last: StageError | None) -> str:
+        message = f"{self.name} gave no answer within {self._limits.deadline_s:g} s"
+        if held_s := self._pace.held_s():
+            message += f" (it wants to be left alone for {held_s:.0f} s more)"
+        return f"{message}; last: {last}" if last else message
 
     def _pause_s(self, tries: int) -> float:
         pause_s: float = self._limits.first_pause_s * 2 ** (tries - 1)
@@ -166,30 +201,44 @@ class _Pace:
 
     def __init__(self, per_second: float) -> None:
         self._interval_s = 1.0 / per_second
-        self._next_s = 0.0
+        self._next_s = self._held_until_s = 0.0
 
     async def wait(self) -> None:
-        now = time.monotonic()
-        start_s = max(now, self._next_s)
-        self._next_s = start_s + self._interval_s
-        if start_s > now:
-            await asyncio.sleep(start_s - now)
+        while True:
+            start_s = max(time.monotonic(), self._next_s, self._held_until_s)
+            self._next_s = start_s + self._interval_s
+            await asyncio.sleep(max(0.0, start_s - time.monotonic()))
+            if start_s >= self._held_until_s:  # else a hold was put on during the sleep
+                return
 
     def hold(self, seconds: float) -> None:
-        self._next_s = max(self._next_s, time.monotonic() + seconds)
+        self._held_until_s = max(self._held_until_s, time.monotonic() + seconds)
+
+    def held_s(self) -> float:
+        return max(0.0, self._held_until_s - time.monotonic())
 
 
 def retry_after_s(response: HttpResponse) -> float:
     """The service's wish in seconds, given as a number or as a date; nonsense is 0."""
     text = response.headers.get("retry-after", "0")
     try:
-        return max(0.0, min(float(text), 3600.0))
+        return max(0.0, min(float(text), LONGEST_HOLD_S))
     except ValueError:
         pass
     try:
-        return max(0.0, min(parsedate_to_datetime(text).timestamp() - time.time(), 3600.0))
+        wish_s = parsedate_to_datetime(text).timestamp() - time.time()
+        return max(0.0, min(wish_s, LONGEST_HOLD_S))
     except (ValueError, OverflowError):
         return 0.0
+
+
+def _without_secrets(text: bytes, request: HttpRequest) -> bytes:
+    """No value of a header, whole or after its scheme ("Bearer .."), as some gateways echo them."""
+    for value in request.headers.values():
+        for secret in (value, value.rpartition(" ")[2]):
+            if len(secret) >= SECRET_CHARS:
+                text = text.replace(secret.encode(), b"***")
+    return text
 
 
 def error_detail(body: bytes) -> str:

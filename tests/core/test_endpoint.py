@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -108,13 +109,77 @@ async def test_retry_after_holds_back_every_caller() -> None:
     assert time.monotonic() - started >= 0.3
 
 
+async def test_retry_after_holds_back_also_those_who_wait_for_their_turn() -> None:
+    begun: list[float] = []
+
+    def handler(*_: Any) -> HttpResponse:
+        begun.append(time.monotonic())
+        return reply(b"", status=429, retry_after="0.4") if len(begun) == 1 else reply()
+
+    endpoint, _ = make(handler, per_second=20)
+    await asyncio.gather(*(endpoint.ask(REQUEST, lambda r: r) for _ in range(4)))
+
+    assert len(begun) == 5
+    assert begun[1] - begun[0] >= 0.4
+    assert begun[4] - begun[1] >= 0.14, "and then at the pace of before"
+
+
+async def test_a_wish_longer_than_any_pause_of_ours_is_kept() -> None:
+    endpoint, http = make(
+        scripted(reply(b"", status=429, retry_after="0.3"), reply()), max_pause_s=0.01, max_tries=2
+    )
+    started = time.monotonic()
+
+    assert (await endpoint.ask(REQUEST, lambda r: r)).status == 200
+    assert len(http.events) == 2
+    assert time.monotonic() - started >= 0.3
+
+
+async def test_a_wish_beyond_the_deadline_fails_at_once_and_spends_no_try() -> None:
+    endpoint, http = make(lambda *_: reply(b"", status=429, retry_after="900"), deadline_s=300.0)
+
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            with pytest.raises(ToolError, match=r"within 300 s \(it wants to be left alone for"):
+                await endpoint.ask(REQUEST, lambda r: r)
+    assert len(http.events) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 200])
+async def test_a_key_that_the_service_repeats_is_in_no_message(status: int) -> None:
+    key = "sk-0123456789"
+    # The end of what is quoted falls into the key: its beginning is as secret.
+    echo = {"error": {"message": "x" * 170 + f" invalid header Bearer {key}, {key}"}}
+    request = HttpRequest(method="GET", url=URL, headers={"Authorization": f"Bearer {key}"})
+    endpoint, _ = make(lambda *_: reply(echo, status=status), max_tries=1)
+
+    def read(response: HttpResponse) -> None:
+        raise ToolError(json.loads(response.body)["error"]["message"])
+
+    with pytest.raises(ToolError, match="invalid header") as caught:
+        await endpoint.ask(request, read)
+    assert "***" in str(caught.value)
+    assert "sk-" not in str(caught.value)
+
+
+async def test_a_revised_request_is_no_try_and_keeps_the_deadline() -> None:
+    endpoint, http = make(
+        lambda _, __, body: reply(status=200 if body["q"] == 3 else 400), max_tries=1
+    )
+    revised = iter(replace(REQUEST, json_body={"q": n}) for n in (2, 3))
+
+    response = await endpoint.ask(REQUEST, lambda r: r, revise=lambda error: next(revised))
+    assert response.status == 200
+    assert [body["q"] for *_, body in http.events] == [1, 2, 3]
+
+
 async def test_the_deadline_bounds_everything_and_tells_the_last_fault() -> None:
     endpoint, _ = make(
         lambda *_: reply(b"", status=429, retry_after="9"), deadline_s=0.2, max_tries=99
     )
     started = time.monotonic()
 
-    with pytest.raises(ToolError, match=r"no answer within 0\.2 s; last: .*HTTP 429"):
+    with pytest.raises(ToolError, match=r"no answer within 0\.2 s.*; last: .*HTTP 429"):
         await endpoint.ask(REQUEST, lambda r: r)
     assert time.monotonic() - started < 2
 

@@ -94,10 +94,11 @@ async def test_after_its_tries_there_is_an_error_and_no_number() -> None:
 
 async def test_a_refused_key_is_not_asked_again_and_stays_secret() -> None:
     store = MemoryImageStore()
+    body = b"invalid header: Bearer secret-key"
     judge, http = make_judge(
-        lambda *_: HttpResponse(status=401, headers={}, body=b"bad key"), store=store
+        lambda *_: HttpResponse(status=401, headers={}, body=body), store=store
     )
-    with pytest.raises(JudgeError, match="HTTP 401") as raised:
+    with pytest.raises(JudgeError, match="HTTP 401: invalid header") as raised:
         await judge.judge_text(task=judged_task(store), answer=make_answer())
     assert (len(http.events), raised.value.retryable) == (1, False)
     assert "secret-key" not in str(raised.value)
