@@ -3,24 +3,30 @@
 In: messages, each of parts in order. Out: what `read` makes of the reply; a reply that `read`
 refuses with a retryable StageError is asked for again by the Endpoint, which owns every retry.
 `complete` asks one question at temperature 0. An endpoint that refuses a parameter (`max_tokens`
-of newer models, a schema or a temperature that it does not take) is asked without it from then on.
+of newer models, a schema or a temperature that it does not take) is asked without it from then on
+(core/dialect.py).
 """
 
 import base64
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from core.dialect import Dialect
 from core.endpoint import Endpoint, HttpRequest
 from core.errors import StageError
 from core.protocols import HttpResponse
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_REPLY_BYTES = 1 << 20
+OPTIONAL = {
+    "max_tokens": "max_completion_tokens",
+    "temperature": "temperature",
+    "response_format": "(response_format|json_schema|guided)",
+}
+"""What endpoints refuse -> what they say then; `max_tokens` in favour of its newer name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +83,6 @@ class ChatModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Dialect:
-    """What this endpoint takes, as far as its refusals have told."""
-
-    limit: str = "max_tokens"
-    temperature: bool = True
-    schema: bool = True
-
-
 class OpenAIChat:
     """Implements `ChatModel` over `POST {base_url}/chat/completions`."""
 
@@ -101,14 +98,13 @@ class OpenAIChat:
         provider: str = "openai",
     ) -> None:
         """`error` is the endpoint's kind; an empty `api_key` sends none."""
-        self._endpoint = endpoint
+        self._dialect = Dialect(endpoint, OPTIONAL)
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._error = error
         self._price = price or Price()
         self._provider = provider
-        self._dialect = _Dialect()
 
     @property
     def name(self) -> str:
@@ -142,29 +138,24 @@ class OpenAIChat:
     ) -> T:
         """Any number of turns. `sampling`: temperature, and what else the endpoint takes."""
         said = [{"role": role, "content": _content(parts)} for role, parts in messages]
-        while True:
-            used = self._dialect
-            request = HttpRequest(
+
+        def build(left_out: frozenset[str]) -> HttpRequest:
+            limit = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+            optional = {**sampling, **(_response_format(schema) if schema else {})}
+            return HttpRequest(
                 method="POST",
                 url=self._url,
                 headers=self._headers,
                 json_body={
                     "model": self._model,
                     "messages": said,
-                    used.limit: max_tokens,
-                    **{k: v for k, v in sampling.items() if k != "temperature" or used.temperature},
-                    **(_response_format(schema) if schema and used.schema else {}),
+                    limit: max_tokens,
+                    **{name: value for name, value in optional.items() if name not in left_out},
                 },
                 max_bytes=MAX_REPLY_BYTES,
             )
-            try:
-                return await self._endpoint.ask(request, lambda reply: read(self._reply(reply)))
-            except StageError as error:
-                adapted = _adapted(used, error, with_schema=schema is not None)
-                if adapted is None:
-                    raise
-                logger.warning("%s: %s; asking without it from now on", self.name, error)
-                self._dialect = adapted
+
+        return await self._dialect.ask(build, lambda response: read(self._reply(response)))
 
     def _reply(self, response: HttpResponse) -> ChatReply:
         try:
@@ -186,19 +177,6 @@ class OpenAIChat:
             raise self._error("the endpoint sent a completion without text", error_type="BadReply")
         cost_usd = self._price.of(**tokens)
         return ChatReply(text=text, finish_reason=reason, cost_usd=cost_usd, **tokens)
-
-
-def _adapted(used: _Dialect, error: StageError, *, with_schema: bool) -> _Dialect | None:
-    """The dialect less what this error refuses; None when it refuses nothing of the kind."""
-    text = str(error)
-    if error.error_type not in ("HTTP 400", "HTTP 422"):
-        return None
-    if used.limit == "max_tokens" and "max_completion_tokens" in text:
-        return replace(used, limit="max_completion_tokens")
-    if used.temperature and "temperature" in text:
-        return replace(used, temperature=False)
-    named = any(word in text for word in ("response_format", "json_schema", "guided"))
-    return replace(used, schema=False) if with_schema and used.schema and named else None
 
 
 def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:

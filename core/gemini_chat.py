@@ -1,6 +1,7 @@
 """Gemini's generateContent as a `ChatModel`: text and images in, what `read` makes of it out.
 
-Temperature is 0; a schema becomes `responseJsonSchema`. A reply that the provider's filters took
+Temperature is 0; a schema becomes `responseJsonSchema`; a model that refuses either is asked
+without it from then on (core/dialect.py). A reply that the provider's filters took
 is an error that names the reason and is not asked for again; retries are the Endpoint's.
 """
 
@@ -10,12 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from core.chat_completions import MAX_REPLY_BYTES, ChatReply, Part, Price
+from core.dialect import Dialect
 from core.endpoint import Endpoint, HttpRequest
 from core.errors import StageError
 from core.protocols import HttpResponse
 
 T = TypeVar("T")
 
+OPTIONAL = {
+    "responseJsonSchema": "(schema|responseMimeType|response_mime_type|JSON mode)",
+    "temperature": "temperature",
+}
+"""What models refuse -> what they say then."""
 FINISH_REASONS = {"STOP": "stop", "MAX_TOKENS": "length"}
 """Gemini's word -> OpenAI's; every other reason means that there is no usable reply."""
 
@@ -34,7 +41,7 @@ class GeminiChat:
         price: Price | None = None,
     ) -> None:
         """`error` is the endpoint's kind."""
-        self._endpoint = endpoint
+        self._dialect = Dialect(endpoint, OPTIONAL)
         self._url = f"{base_url.rstrip('/')}/models/{model}:generateContent"
         self._model = model
         self._headers = {"x-goog-api-key": api_key}
@@ -54,21 +61,28 @@ class GeminiChat:
         read: Callable[[ChatReply], T],
         schema: Mapping[str, Any] | None = None,
     ) -> T:
-        generation: dict[str, Any] = {"temperature": 0, "maxOutputTokens": max_tokens}
-        if schema is not None:
-            generation |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
-        request = HttpRequest(
-            method="POST",
-            url=self._url,
-            headers=self._headers,
-            json_body={
-                "systemInstruction": {"parts": [{"text": system}]},
-                "contents": [{"role": "user", "parts": [_part(part) for part in content]}],
-                "generationConfig": generation,
-            },
-            max_bytes=MAX_REPLY_BYTES,
-        )
-        return await self._endpoint.ask(request, lambda response: read(self._reply(response)))
+        parts = [_part(part) for part in content]
+
+        def build(left_out: frozenset[str]) -> HttpRequest:
+            generation: dict[str, Any] = {"maxOutputTokens": max_tokens}
+            if "temperature" not in left_out:
+                generation["temperature"] = 0
+            if schema is not None and "responseJsonSchema" not in left_out:
+                generation["responseMimeType"] = "application/json"
+                generation["responseJsonSchema"] = schema
+            return HttpRequest(
+                method="POST",
+                url=self._url,
+                headers=self._headers,
+                json_body={
+                    "systemInstruction": {"parts": [{"text": system}]},
+                    "contents": [{"role": "user", "parts": parts}],
+                    "generationConfig": generation,
+                },
+                max_bytes=MAX_REPLY_BYTES,
+            )
+
+        return await self._dialect.ask(build, lambda response: read(self._reply(response)))
 
     def _reply(self, response: HttpResponse) -> ChatReply:
         try:

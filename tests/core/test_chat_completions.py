@@ -96,6 +96,68 @@ async def test_a_refused_parameter_is_left_out_from_then_on() -> None:
     assert len(http.events) == 5, "what the endpoint takes was learnt once"
 
 
+def answering(*refusals: str, then: bytes = b"") -> tuple[OpenAIChat, MemoryHttp]:
+    """HTTP 400 with each of these messages, then a completion."""
+    left = list(refusals)
+
+    def handler(*_: Any) -> HttpResponse:
+        if not left:
+            return HttpResponse(status=200, headers={}, body=then or completion("fine"))
+        error = {"error": {"message": left.pop(0)}}
+        return HttpResponse(status=400, headers={}, body=json.dumps(error).encode())
+
+    http = MemoryHttp(handler)
+    endpoint = Endpoint(http, name="judge.test", limits=LIMITS, error=JudgeError)
+    chat = OpenAIChat(endpoint, base_url="https://j/v1", model="m", api_key="", error=JudgeError)
+    return chat, http
+
+
+@pytest.mark.parametrize(
+    ("refusals", "calls"),
+    [
+        (["flagged: 'a map of the temperature of the sea'"], 1),
+        (["Invalid prompt: 'temperature of the sea'", "Invalid prompt: no"], 2),
+    ],
+)
+async def test_a_refusal_that_only_quotes_a_parameter_changes_nothing(
+    refusals: list[str], calls: int
+) -> None:
+    chat, http = answering(*refusals)
+    with pytest.raises(JudgeError, match="HTTP 400"):
+        await ask(chat, schema={"type": "object"})
+    assert len(http.events) == calls
+
+    await ask(chat, schema={"type": "object"})
+    assert http.events[-1][3]["temperature"] == 0
+    assert "response_format" in http.events[-1][3]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported value: 'temperature' does not support 0 with this model.",
+        "Unrecognized request argument supplied: temperature",
+        "temperature is unavailable for this model",
+    ],
+)
+async def test_a_temperature_that_is_not_taken_is_left_out(message: str) -> None:
+    chat, http = answering(message)
+
+    assert (await ask(chat)).text == "fine"
+    assert ["temperature" in body for *_, body in http.events] == [True, False]
+
+
+async def test_refused_parameters_do_not_multiply_the_tries() -> None:
+    words = ("max_tokens", "response_format", "temperature")
+    hints = [f"Unsupported parameter: {w}, see max_completion_tokens" for w in words[:1]]
+    hints += [f"Unsupported parameter: {w}" for w in words[1:]]
+    chat, http = answering(*hints, then=b"no completion")
+
+    with pytest.raises(JudgeError, match="no chat completion"):
+        await ask(chat, schema={"type": "object"})
+    assert len(http.events) == len(hints) + LIMITS.max_tries
+
+
 async def test_another_bad_request_stays_an_error() -> None:
     chat, http = refusing("messages")
 

@@ -40,7 +40,7 @@ class Fault(StrEnum):
     BLOCKED = "blocked"
     """The safety filter of the provider took the reply."""
     REFUSES_SCHEMA = "refuses_schema"
-    """HTTP 400 for response_format."""
+    """HTTP 400 for response_format, or Gemini's responseJsonSchema."""
     REFUSES_MAX_TOKENS = "refuses_max_tokens"
     """HTTP 400 for max_tokens: newer models want max_completion_tokens."""
 
@@ -203,6 +203,9 @@ class JudgeServer:
             return _gemini_error(429, "Quota exceeded", "RESOURCE_EXHAUSTED")
         if fault is Fault.ERROR:
             return _gemini_error(503, "The model is overloaded", "UNAVAILABLE")
+        if fault is Fault.REFUSES_SCHEMA:
+            text = 'Invalid JSON payload received. Unknown name "responseJsonSchema"'
+            return _gemini_error(400, text, "INVALID_ARGUMENT")
         usage = {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 120}
         if fault is Fault.BLOCKED:
             blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": usage}
@@ -226,8 +229,11 @@ class JudgeServer:
             await asyncio.sleep(self._slow_s if fault is Fault.SLOW else self._delay_s)
         finally:
             self.in_flight -= 1
-        refuses = {Fault.REFUSES_SCHEMA: "response_format", Fault.REFUSES_MAX_TOKENS: "max_tokens"}
-        if fault in refuses and refuses[fault] not in body:
+        refuses = {
+            Fault.REFUSES_SCHEMA: {"response_format", "responseJsonSchema"},
+            Fault.REFUSES_MAX_TOKENS: {"max_tokens"},
+        }
+        if fault in refuses and not refuses[fault] & {*body, *body.get("generationConfig", ())}:
             fault = None
         if fault:
             self.faults_made[fault] += 1

@@ -86,9 +86,18 @@ async def test_a_fence_and_prose_cost_no_second_call(tmp_path: Path) -> None:
         assert s.num_calls == 1
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSES_SCHEMA, Fault.REFUSES_MAX_TOKENS])
-async def test_what_the_endpoint_does_not_take_is_left_out(fault: Fault, tmp_path: Path) -> None:
-    async with judging(tmp_path, faults=lambda *_: fault) as (judge, server):
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("openai", Fault.REFUSES_SCHEMA),
+        ("openai", Fault.REFUSES_MAX_TOKENS),
+        ("gemini", Fault.REFUSES_SCHEMA),
+    ],
+)
+async def test_what_the_endpoint_does_not_take_is_left_out(
+    kind: str, fault: Fault, tmp_path: Path
+) -> None:
+    async with judging(tmp_path, kind=kind, faults=lambda *_: fault) as (judge, server):
         await asyncio.gather(*(ask(judge, tmp_path, shade=shade) for shade in range(4)))
         calls = server.num_calls
         await ask(judge, tmp_path, shade=9)
