@@ -16,7 +16,9 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 
 def one_line(text: str, *, max_chars: int) -> str:
     """`text` without line breaks, control, format and surrogate characters, cut to `max_chars`."""
-    printable = "".join(char if char.isprintable() else " " for char in text)
+    printable = text
+    if not text.isprintable():
+        printable = "".join(char if char.isprintable() else " " for char in text)
     line = " ".join(printable.split())
     return line if len(line) <= max_chars else line[: max_chars - 3].rstrip() + "..."
 

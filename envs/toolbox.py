@@ -7,6 +7,7 @@ provider's.
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections import deque
@@ -26,6 +27,8 @@ from envs.tools.base import ArgumentsError, ProviderTool
 logger = logging.getLogger(__name__)
 
 UNAVAILABLE = "search unavailable"
+READ_CALLS_KEPT = 4096
+"""Read arguments in memory: members of a group often write the same call."""
 LATENCIES_KEPT = 2048
 """Of the latest calls of this process; p50 and p95 are over them."""
 
@@ -79,6 +82,16 @@ class ToolCounters:
     p95_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadCall:
+    """A call that was understood."""
+
+    tool: ProviderTool[Any]
+    arguments: Any
+    canonical: str
+    key: str
+
+
 class LocalToolbox:
     """Implements core.protocols.Toolbox in this process."""
 
@@ -89,6 +102,7 @@ class LocalToolbox:
         self._tools = {tool.spec.name: tool for tool in tools}
         self._library = library
         self._deadline_s = deadline_s
+        self._read = functools.lru_cache(maxsize=READ_CALLS_KEPT)(self._read_call)
         self._in_flight = 0
         self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
@@ -102,13 +116,13 @@ class LocalToolbox:
         self._library.tallies.add("calls")
         self._in_flight += 1
         try:
-            result = await self._call(call, rollout_id)
+            result, key = await self._call(call, rollout_id)
         finally:
             self._in_flight -= 1
         await self._library.flush_if_due()
         latency_s = time.monotonic() - started
         self._latencies_s.append(latency_s)
-        return replace(result, latency_s=latency_s)
+        return replace(result, call_key=key, latency_s=latency_s)
 
     async def release(self, ordinals: Sequence[int]) -> None:
         await self._library.release(ordinals)
@@ -142,34 +156,39 @@ class LocalToolbox:
     def close(self) -> None:
         self._library.close()
 
-    async def _call(self, call: ToolCall, rollout_id: RolloutId) -> ToolResult:
-        tool = self._tools.get(call.name)
-        if tool is None:
-            self._library.tallies.add("bad_calls")
-            return ToolResult(text=f"there is no such tool; use {', '.join(self._tools)}")
+    async def _call(self, call: ToolCall, rollout_id: RolloutId) -> tuple[ToolResult, str]:
+        """The result, and the key of the call; "" for a bad one."""
         try:
-            arguments = tool.read(call.arguments)
+            read = self._read(call.name, call.arguments)
         except ArgumentsError as error:
             self._library.tallies.add("bad_calls")
-            return ToolResult(text=str(error))
-        canonical = canonical_call(call.name, arguments.model_dump())
+            return ToolResult(text=str(error)), ""
         try:
-            result = await self._run(tool, arguments, ordinal=rollout_id.ordinal)
+            result = await self._run(read, ordinal=rollout_id.ordinal)
         except ToolError as error:
             self._library.tallies.add("errors")
             logger.warning("rollout=%s tool=%s: %s", rollout_id, call.name, error)
             result = ToolResult(text=UNAVAILABLE, error=f"{call.name}: {error}")
-        result = replace(result, call_key=call_key(canonical))
-        await self._library.observe(canonical, result)
-        return result
+        await self._library.observe(read.canonical, result, key=read.key)
+        return result, read.key
 
-    async def _run(self, tool: ProviderTool[Any], arguments: Any, *, ordinal: int) -> ToolResult:
+    def _read_call(self, name: str, raw: str) -> _ReadCall:
+        tool = self._tools.get(name)
+        if tool is None:
+            raise ArgumentsError(f"there is no such tool; use {', '.join(self._tools)}")
+        arguments = tool.read(raw)
+        canonical = canonical_call(name, arguments.model_dump())
+        return _ReadCall(
+            tool=tool, arguments=arguments, canonical=canonical, key=call_key(canonical)
+        )
+
+    async def _run(self, read: _ReadCall, *, ordinal: int) -> ToolResult:
         try:
             async with asyncio.timeout(self._deadline_s):
-                with boundary(ToolError, f"tool {tool.spec.name}"):
-                    result = await tool.run(arguments)
+                with boundary(ToolError, f"tool {read.tool.spec.name}"):
+                    result = await read.tool.run(read.arguments)
                     if not await self._library.pin(ordinal, [i.ref for i in result.images]):
-                        result = await tool.run(arguments)
+                        result = await read.tool.run(read.arguments)
                         await self._library.pin(ordinal, [i.ref for i in result.images])
                     return result
         except TimeoutError as error:

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 
 from core.protocols import ImageStore
 from core.records import ImageRef, ToolResult
-from envs.observations import call_key, observation_digest
+from envs.observations import observation_digest
 from envs.provider import ImageSearch, PageReader, Summariser, TextSearch
 from envs.store.images import StoreImages
 from envs.store.pins import begin_session, pin, release
 from envs.store.read_through import Ages, Mode, OnMiss, ReadThrough
-from envs.store.sources import StoredImageSearch, StoredPages, StoredSearch, StoredSummaries
+from envs.store.sources import (
+    REPLAYED,
+    StoredImageSearch,
+    StoredPages,
+    StoredSearch,
+    StoredSummaries,
+)
 from envs.store.store import Observation, Store
 from envs.store.tallies import Tallies
 
@@ -60,28 +66,33 @@ class Library:
         """Key of a call -> whether the kept observation is a failure."""
         begin_session(store, self._usage.session)
 
-    def search(self, provider: TextSearch | None) -> TextSearch:
-        """`provider` is asked on a miss; a replay needs none. So with the other three."""
-        return StoredSearch(self._cache, provider)
+    def search(self, provider: TextSearch | None, *, version: str = REPLAYED) -> TextSearch:
+        """`provider` is asked on a miss. None: in a replay, or to read what is kept of `version`.
+        So with the other three."""
+        return StoredSearch(self._cache, provider, version=version)
 
-    def image_search(self, provider: ImageSearch | None) -> ImageSearch:
-        return StoredImageSearch(self._cache, provider)
+    def image_search(self, provider: ImageSearch | None, *, version: str = REPLAYED) -> ImageSearch:
+        return StoredImageSearch(self._cache, provider, version=version)
 
-    def pages(self, provider: PageReader | None) -> PageReader:
-        return StoredPages(self._cache, provider)
+    def pages(self, provider: PageReader | None, *, version: str = REPLAYED) -> PageReader:
+        return StoredPages(self._cache, provider, version=version)
 
-    def summaries(self, provider: Summariser | None) -> Summariser:
-        return StoredSummaries(self._cache, provider)
+    def summaries(self, provider: Summariser | None, *, version: str = REPLAYED) -> Summariser:
+        return StoredSummaries(self._cache, provider, version=version)
+
+    def forget(self) -> None:
+        """Drop what is in memory; the store has it."""
+        self._cache.forget()
 
     async def pin(self, ordinal: int, refs: Sequence[ImageRef]) -> bool:
         """False: one of the images is gone, and its search must be asked again.
 
         A replay evicts nothing, so it pins nothing.
         """
-        new = [ref for ref in refs if ref.sha256 not in self._pinned[ordinal]]
-        if self._usage.mode == "replay" or not new:
+        if not refs or self._usage.mode == "replay":
             return True
-        if not await asyncio.to_thread(pin, self._store, self._holder(ordinal), new):
+        new = [ref for ref in refs if ref.sha256 not in self._pinned[ordinal]]
+        if new and not await asyncio.to_thread(pin, self._store, self._holder(ordinal), new):
             self._cache.forget()
             return False
         self._pinned[ordinal].update(ref.sha256 for ref in new)
@@ -93,11 +104,12 @@ class Library:
         holders = [self._holder(ordinal) for ordinal in ordinals]
         await asyncio.to_thread(release, self._store, holders)
 
-    async def observe(self, call: str, result: ToolResult) -> None:
+    async def observe(self, call: str, result: ToolResult, *, key: str) -> None:
         """Keep what a recorded call showed; nothing in the other modes."""
-        key, failed = call_key(call), result.error is not None
-        settled = key in self._observed and (failed or not self._observed[key])
-        if self._usage.mode != "record" or settled:
+        if self._usage.mode != "record":
+            return
+        failed = result.error is not None
+        if key in self._observed and (failed or not self._observed[key]):
             return
         digest = observation_digest(result)
         seen = Observation(call_key=key, call=call, digest=digest, failed=failed)

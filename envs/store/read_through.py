@@ -34,6 +34,10 @@ ROUNDS_PER_CAP = 64
 """The cap is looked at each time that a 64th of it was written."""
 
 
+class NotKept(ToolError):
+    """There is no answer here, and nobody to ask."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ages:
     """Seconds after which an answer is asked for again."""
@@ -90,7 +94,7 @@ class ReadThrough:
     async def get(
         self, kind: Kind, arguments: Mapping[str, Any], *, version: str, fetch: Fetch | None
     ) -> Fetched[Any]:
-        """The answer; `fetch` may be None in a replay."""
+        """The answer; with no `fetch` it is replayed, or else NotKept is raised for a miss."""
         hot_key = (kind, canonical_json(arguments), version)
         hot = self._from_memory(hot_key)
         if hot is not None:
@@ -153,12 +157,13 @@ class ReadThrough:
         if hot is not None:
             self._tallies.add("hits")
             return hot
+        if fetch is None:
+            raise NotKept(f"{operation.kind} {operation.words!r} is not kept", retryable=False)
         async with self._store.locks.fetching(operation.key) as waited:
             hot = await self._kept(operation) if waited else None
             if hot is not None:
                 self._tallies.add("coalesced")
                 return hot
-            assert fetch is not None, "only a replay does without providers"
             return await self._fetch(operation, fetch)
 
     async def _kept(self, operation: Operation) -> _Hot | None:

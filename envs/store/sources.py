@@ -1,7 +1,8 @@
 """The provider Protocols of envs/provider.py, answered through a store.
 
-Each wraps the provider that is asked on a miss; in a replay there is none. Tools cannot tell the
-difference, so every one of them can also be given a provider directly.
+Each wraps the provider that is asked on a miss. A replay has none, and neither has who only reads:
+then `version` says whose answers are meant. Tools cannot tell the difference, so every one of them
+can also be given a provider directly.
 """
 
 from dataclasses import replace
@@ -29,13 +30,16 @@ REPLAYED = "replay"
 class StoredSearch:
     """Implements TextSearch."""
 
-    def __init__(self, cache: ReadThrough, provider: TextSearch | None) -> None:
+    def __init__(
+        self, cache: ReadThrough, provider: TextSearch | None, *, version: str = REPLAYED
+    ) -> None:
         self._cache = cache
         self._provider = provider
+        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else REPLAYED
+        return self._provider.version if self._provider else self._version
 
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         provider = self._provider
@@ -51,13 +55,16 @@ class StoredSearch:
 class StoredImageSearch:
     """Implements ImageSearch."""
 
-    def __init__(self, cache: ReadThrough, provider: ImageSearch | None) -> None:
+    def __init__(
+        self, cache: ReadThrough, provider: ImageSearch | None, *, version: str = REPLAYED
+    ) -> None:
         self._cache = cache
         self._provider = provider
+        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else REPLAYED
+        return self._provider.version if self._provider else self._version
 
     async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         provider = self._provider
@@ -73,13 +80,16 @@ class StoredImageSearch:
 class StoredPages:
     """Implements PageReader."""
 
-    def __init__(self, cache: ReadThrough, provider: PageReader | None) -> None:
+    def __init__(
+        self, cache: ReadThrough, provider: PageReader | None, *, version: str = REPLAYED
+    ) -> None:
         self._cache = cache
         self._provider = provider
+        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else REPLAYED
+        return self._provider.version if self._provider else self._version
 
     async def page(self, url: str) -> Fetched[Page | None]:
         provider = self._provider
@@ -94,13 +104,16 @@ class StoredPages:
 class StoredSummaries:
     """Implements Summariser; a page that reads differently is another page."""
 
-    def __init__(self, cache: ReadThrough, provider: Summariser | None) -> None:
+    def __init__(
+        self, cache: ReadThrough, provider: Summariser | None, *, version: str = REPLAYED
+    ) -> None:
         self._cache = cache
         self._provider = provider
+        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else REPLAYED
+        return self._provider.version if self._provider else self._version
 
     async def answer(self, page: Page, *, query: str) -> Fetched[str]:
         provider = self._provider

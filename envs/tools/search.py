@@ -59,7 +59,8 @@ class SearchTool(ProviderTool[SearchArguments]):
     async def run(self, arguments: SearchArguments) -> ToolResult:
         k = arguments.top_k or self._top_k
         queries = arguments.queries
-        found = await asyncio.gather(*(self._provider.search(query, k=k) for query in queries))
+        asked = [self._provider.search(query, k=k) for query in queries]
+        found = await asyncio.gather(*asked) if len(asked) > 1 else [await asked[0]]
         lines: dict[str, str] = {}
         notes: list[str] = []
         for query, hits in zip(queries, found, strict=True):
