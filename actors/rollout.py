@@ -75,6 +75,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
             max_context=ours.rollout.max_context,
             max_images_per_search=ours.tools.max_images_per_search,
             max_references=max_references,
+            max_tool_s=ours.tools.episode_deadline_s,
         )
         self._engine = _engine_type(ours)(ours, images=self._images, stop_ids=[self._chat.stop_id])
 

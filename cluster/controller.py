@@ -44,6 +44,7 @@ from cluster.timeline import Timeline
 from cluster.watchdog import watch
 from core.config import Config
 from core.errors import GensearcherError, LearnerError
+from core.protocols import Toolbox
 from core.records import Group, Member, Task
 from envs.tasks import TaskSource
 
@@ -64,14 +65,17 @@ class Controller:
         config: Config,
         tasks: TaskSource,
         pool: RolloutPool,
+        toolbox: Toolbox,
         grader: Grader,
         learner: RemoteLearner,
         recorder: Recorder,
         timeline: Timeline,
     ) -> None:
+        """`toolbox` is told which tasks have ended; the episodes have theirs from the pool."""
         self._train_config = config.train
         self._tasks = tasks
         self._pool = pool
+        self._toolbox = toolbox
         self._learner = learner
         self._recorder = recorder
         self._timeline = timeline
@@ -86,6 +90,8 @@ class Controller:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="controller")
         self._running: set[asyncio.Task[None]] = set()
+        self._releasing: asyncio.Task[None] | None = None
+        self._evaluated: set[int] = set()
         self._update: asyncio.Task[StepReport] | None = None
         self._group_ended = asyncio.Event()
         self._crash: asyncio.Future[None] = self._loop.create_future()
@@ -112,6 +118,7 @@ class Controller:
     def evaluate(self, tasks: Sequence[Task], *, max_parallel: int) -> EvalResult:
         """Play and grade every task once with the present policy."""
         members, version = self._new_members(max_parallel), self._frontier.step
+        self._evaluated.update(task.ordinal for task in tasks)
         return self.run(evaluate(tasks, members=members, policy_version=version))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -274,11 +281,19 @@ class Controller:
             "learner/tokens": float(report.num_tokens),
         }
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
+        self._release_images()
         self._ended = []
         self._tally.end_step()
         self._recorder.step(self._frontier.step, metrics)
         self._admit()
         return self._last_report
+
+    def _release_images(self) -> None:
+        """What the ended tasks were shown may go. Held-out tasks, which share their ordinals with
+        training tasks, keep theirs: the report shows them."""
+        ended = [group.task.ordinal for group, _ in self._ended]
+        ordinals = [ordinal for ordinal in ended if ordinal not in self._evaluated]
+        self._releasing = asyncio.create_task(self._toolbox.release(ordinals))
 
     async def _broadcast(self, version: int) -> None:
         with self._timeline.span("broadcast", f"version {version}"):

@@ -28,9 +28,10 @@ from cluster.services import Services, start_services
 from cluster.status import Status, StepReport
 from cluster.timeline import Timeline
 from core.config import Config, save_config
-from core.errors import LearnerError
+from core.errors import InfraError, LearnerError
 from core.records import Task
 from envs.tasks import open_heldout_tasks, open_train_tasks
+from envs.toolbox import ToolCounters
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,14 @@ class System:
         )
         self.recorder.flush()
         return result
+
+    def tool_counters(self) -> ToolCounters | None:
+        """Of this launch; None when a search actor is away and does not come back."""
+        try:
+            return self.controller.run(self.services.toolbox.counters())
+        except InfraError as error:
+            logger.warning("the tools' counts are lost: %s", error)
+            return None
 
     def checkpoint(self) -> Path:
         return self.checkpoints.save(
@@ -145,6 +154,7 @@ def _controller(
         config=config,
         tasks=open_train_tasks(config, images=services.images),
         pool=RayPool(algorithm.rollout_workers),
+        toolbox=services.toolbox,
         grader=Grader(
             reward=services.reward,
             image_model=services.image_model,

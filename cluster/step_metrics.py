@@ -75,6 +75,10 @@ def _add_trajectory(metrics: Metrics, trajectory: Trajectory) -> None:
     metrics.add("tools/cost_usd", sum(result.cost_usd for result in results), Reduce.SUM)
     for result in results:
         metrics.add("tools/cached", result.cached)
+        metrics.add("tools/latency_s", result.latency_s)
+        metrics.add("tools/upstream_calls", result.upstream_calls, Reduce.SUM)
+        metrics.add("tools/errors", result.error is not None, Reduce.SUM)
+        metrics.add("tools/stand_ins", result.stand_in is not None, Reduce.SUM)
     names = [turn.tool_call.name for turn in trajectory.turns if turn.tool_call]
     for name in ("search", "image_search", "browse"):
         metrics.add(f"tools/{name}", names.count(name))

@@ -10,6 +10,7 @@ is down stays in the trajectory as `ToolResult.error`, and the episode goes on.
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from envs.answers import MAX_REFERENCES, resolve_answer
 from envs.chat import ChatFormat
 from envs.parsing import AnswerBlock, FormatError, parse_completion
 from envs.prompts import LAST_TURN, TOO_LONG, format_error
+from envs.toolbox import UNAVAILABLE
 from envs.transcript import Transcript
 
 MAX_BAD_TURNS = 3
@@ -50,6 +52,8 @@ class EpisodeLimits:
     max_images_per_search: int
     max_references: int = MAX_REFERENCES
     """Reference images that the image model takes; an answer with more is refused."""
+    max_tool_s: float = math.inf
+    """Seconds that the episode may wait for its tools in all."""
 
     @property
     def reserve(self) -> int:
@@ -137,7 +141,8 @@ async def run_episode(
         result, tool_s = None, 0.0
         left_out: tuple[str, ...] = ()
         if isinstance(step, _Step):
-            result, tool_s = await _run_tool(toolbox, step.call, rollout_id)
+            left_s = limits.max_tool_s - sum(turn.tool_s for turn in turns)
+            result, tool_s = await _run_tool(toolbox, step.call, rollout_id, left_s=left_s)
             last_is_next = len(turns) + 2 == limits.max_turns
             observed = await _observe(
                 transcript,
@@ -251,13 +256,18 @@ def _ended(reason: StopReason, why: str, step: _Step | None = None) -> _End:
 
 
 async def _run_tool(
-    toolbox: Toolbox, call: ToolCall | None, rollout_id: RolloutId
+    toolbox: Toolbox, call: ToolCall | None, rollout_id: RolloutId, *, left_s: float
 ) -> tuple[ToolResult | None, float]:
     """The result and the seconds it took; None when there is nothing to run."""
     if call is None:
         return None, 0.0
     clock_s = time.perf_counter()
-    result = await toolbox.call(call, rollout_id=rollout_id)
+    try:
+        async with asyncio.timeout(None if left_s == math.inf else left_s):
+            result = await toolbox.call(call, rollout_id=rollout_id)
+    except TimeoutError:
+        why = f"{call.name}: the episode's time for tools is used up"
+        result = ToolResult(text=UNAVAILABLE, error=why)
     return result, time.perf_counter() - clock_s
 
 

@@ -25,6 +25,7 @@ from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict
 from tests.fakes.learner import FakeLearner
 from tests.fakes.pool import FakePool, MemoryRecorder
+from tests.fakes.tools import FakeToolbox
 
 
 class Tasks:
@@ -43,10 +44,12 @@ class World:
         self.timeline = Timeline(self.recorder.span)
         grades = iter(i % 2 if spread else 0 for i in range(10**6))
         judge = FakeJudge(grade_text=lambda task, answer: text_verdict(next(grades)))
+        self.toolbox = FakeToolbox()
         self.controller = Controller(
             config=self.config,
             tasks=Tasks(),
             pool=pool,
+            toolbox=self.toolbox,
             grader=Grader(
                 reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
                 image_model=FakeImageModel(MemoryImageStore()),
@@ -96,6 +99,15 @@ def test_a_step_trains_then_publishes_then_applies_and_then_has_its_version() ->
         ("publish", 2),
         ("apply_weights", 2),
     ]
+
+
+def test_ended_tasks_are_released_but_not_those_that_were_evaluated() -> None:
+    world = World(FakePool())
+    with world.running() as controller:
+        controller.evaluate([make_task(1)], max_parallel=1)
+        controller.advance(steps=2)
+        controller.run(asyncio.sleep(0.01))
+    assert world.toolbox.events == [("release", (0,)), ("release", (2, 3))]
 
 
 def test_sync_episodes_all_come_from_the_version_that_they_train() -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 from cluster.run_summary import WallClock, summary_json
 from cluster.summary import make_heldout, save_heldout
 from core.config import build_config
+from envs.store.library import Library
+from envs.store.store import Store
+from envs.toolbox import LocalToolbox
 from tests.builders import make_group
 
 
@@ -45,7 +48,9 @@ def test_a_summary_holds_both_sides_their_difference_and_what_made_them(tmp_path
     with wall.stage("train"):
         pass
 
-    summary = summary_json(config, wall=wall, peak_memory_gib=3.5)
+    toolbox = LocalToolbox([], Library(Store(tmp_path / "store")))
+
+    summary = summary_json(config, wall=wall, peak_memory_gib=3.5, tools=toolbox.counters())
 
     assert summary["heldout"]["before"]["reward"]["mean"] == 0.25
     assert summary["heldout"]["after"]["reward"]["mean"] == 0.75
@@ -56,5 +61,6 @@ def test_a_summary_holds_both_sides_their_difference_and_what_made_them(tmp_path
         "train_by_stage": {"rollout": 4.0, "learn": 2.0},
     }
     assert (summary["steps"], summary["seed"], summary["peak_memory_gib"]) == (60, 3, 3.5)
+    assert summary["tools"]["calls"] == 0
     assert summary["engines"]["ray"]
     json.dumps(summary)

@@ -75,6 +75,7 @@ class Run:
             config=config,
             tasks=Tasks(self.store),
             pool=LocalPool(self.engine, self.play),
+            toolbox=self.toolbox,
             grader=grader,
             learner=LocalLearner(self.learner),
             recorder=self.recorder,

@@ -1,5 +1,6 @@
 """envs/episode.py: every way in which an episode goes on or ends, and the ids that it leaves."""
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +16,9 @@ from core.records import (
     AnswerError,
     FinishReason,
     FoundImage,
+    RolloutId,
     StopReason,
+    ToolCall,
     ToolResult,
     Trajectory,
 )
@@ -259,6 +262,21 @@ async def test_a_provider_that_is_down_stays_in_the_trajectory(stage: Stage) -> 
     assert "search unavailable" in stage.context(played)
 
 
+async def test_tools_that_used_up_the_episodes_time_are_not_waited_for(stage: Stage) -> None:
+    class Slow(FakeToolbox):
+        async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
+            await asyncio.sleep(0.1 if not self.events else 60)
+            return await super().call(call, rollout_id=rollout_id)
+
+    stage.toolbox = Slow({"search": ToolResult(text="x")})
+    limits = replace(LIMITS, max_tool_s=0.3)
+    texts = [call(queries=[query]) for query in "abc"]
+    played = await stage.play([*texts, answer()], limits=limits)
+    assert len(stage.toolbox.events) == 1
+    assert played.tool_errors == ("search: the episode's time for tools is used up",) * 2
+    assert played.stop_reason is StopReason.ANSWER
+
+
 async def test_a_lost_image_is_our_fault(stage: Stage) -> None:
     [image] = stage.found(RED)
     lost = replace(image, ref=replace(image.ref, sha256="0" * 64))
@@ -357,7 +375,7 @@ async def test_whatever_happens_the_ids_stay_sound(
         }
     )
     limits = replace(LIMITS, max_context=max_context, max_tokens_per_turn=100)
-    played = await stage.play(texts, limits=limits)
+    played = await stage.play([*texts, answer()], limits=limits)
     check_ids(chat, played, limits)
     assert isinstance(played.answer, Answer) == (played.stop_reason is StopReason.ANSWER)
     assert len({image.ref for _, image in played.shown}) == len(played.shown)
