@@ -17,6 +17,7 @@ import typer
 
 from cluster.bench.commands import app as eval_app
 from cluster.console import Overrides, Recipe, clear_errors, console
+from cluster.corpus_commands import corpus_app
 from cluster.quiet import quiet_ray
 from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, load_config
@@ -26,6 +27,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 nano_app = typer.Typer(no_args_is_help=True, help="The models of the nano world.")
 app.add_typer(eval_app, name="eval")
 app.add_typer(nano_app, name="nano")
+app.add_typer(corpus_app, name="corpus")
 
 
 @app.callback()

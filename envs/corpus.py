@@ -8,17 +8,18 @@ cannot be read later.
 
 import hashlib
 import os
-import re
 import sqlite3
 import tempfile
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import ConfigError, ToolError, boundary
 from core.protocols import ImageStore
 from core.records import FoundImage, ImageRef
+from envs.fts import match_any_word
 from envs.provider import Fetched, Page, SearchHit
 
 NAME = "local"
@@ -27,10 +28,8 @@ TITLE_WEIGHT = 10.0
 """BM25 weight of a word in the title; one in the text weighs 1."""
 SNIPPET_WORDS = 48
 """Words of a page that a search shows; FTS5 allows 64."""
-MAX_QUERY_WORDS = 64
 
 _READING = "reading the corpus"
-_WORD = re.compile(r"[^\W_]+")
 
 _SCHEMA = f"""
 CREATE VIRTUAL TABLE pages USING fts5(title, text, url UNINDEXED, tokenize='unicode61');
@@ -56,6 +55,12 @@ WITH best AS (
 )
 SELECT url, caption, page_url, sha256, media_type, width, height FROM best JOIN images USING (id)
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSize:
+    pages: int
+    images: int
 
 
 class PageSource(Protocol):
@@ -87,8 +92,8 @@ def build_corpus(
 ) -> None:
     """Write the corpus to `path` and the images' bytes to `store`, one at a time.
 
-    The order of pages and images settles ties of ranking. Raises sqlite3.IntegrityError when two
-    pages share a url; then `path` stays as it was.
+    The order of pages and images settles ties of ranking. Raises what the sources raise, and
+    sqlite3.IntegrityError when two pages share a url; then `path` stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -128,6 +133,14 @@ class Corpus:
         """A digest of everything in the corpus."""
         return f"corpus-{self._version}"
 
+    @property
+    def size(self) -> CorpusSize:
+        with boundary(ToolError, _READING):
+            pages, images = self._db.execute(
+                "SELECT (SELECT count(*) FROM urls), (SELECT count(*) FROM images)"
+            ).fetchone()
+        return CorpusSize(pages=pages, images=images)
+
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         rows = self._match(_SEARCH, query, k)
         hits = tuple(SearchHit(url=row[0], title=row[1], snippet=row[2]) for row in rows)
@@ -160,12 +173,11 @@ class Corpus:
         self._db.close()
 
     def _match(self, statement: str, query: str, k: int) -> list[tuple[Any, ...]]:
-        words = dict.fromkeys(_WORD.findall(query.lower()))
-        if not words:
+        words = match_any_word(query)
+        if words is None:
             return []
-        quoted = " OR ".join(f'"{word}"' for word in list(words)[:MAX_QUERY_WORDS])
         with boundary(ToolError, _READING):
-            return self._db.execute(statement, (quoted, k)).fetchall()
+            return self._db.execute(statement, (words, k)).fetchall()
 
 
 def _fill(
