@@ -15,7 +15,7 @@ READY := $(VENV)/.ready-$(PLATFORM)
 export OMP_NUM_THREADS := 1
 export PYTHON
 
-.PHONY: help setup demo quick test check format lock pictures clean
+.PHONY: help setup demo quick test soak check format lock pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ quick: setup  ## the fast tests, under five minutes
 
 test: setup  ## every test but the soak
 	$(BIN)/python -m pytest -m "not soak"
+
+soak: setup  ## the tests that run for a long time: kills under load
+	$(BIN)/python -m pytest -m soak
 
 check: setup  ## lint, format, types, import boundaries
 	$(BIN)/ruff check .
