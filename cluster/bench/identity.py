@@ -24,7 +24,7 @@ def agent_identity(plan: EvalPlan, config: Config, *, system_prompt: str) -> str
         "system_prompt": system_prompt,
         "sampling": [sampling.temperature, sampling.top_p, config.run.seed],
         "limits": [rollout.max_turns, rollout.max_tokens_per_turn, rollout.max_context],
-        "tools": config.tools.model_dump(mode="json", exclude={"cache_path"}),
+        "tools": config.tools.model_dump(mode="json", exclude={"store", "max_store_gib"}),
         "fallback": plan.fallback,
     }
     return f"{plan.agent}@{_sha(json.dumps(settings, sort_keys=True).encode())[:16]}"

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from core.errors import ToolError
 from core.records import FoundImage
@@ -18,7 +18,13 @@ from envs.provider import Fetched, ImageSearch, Page, PageReader, SearchHit, Tex
 
 logger = logging.getLogger(__name__)
 
-P = TypeVar("P")
+
+class Versioned(Protocol):
+    @property
+    def version(self) -> str: ...
+
+
+P = TypeVar("P", bound=Versioned)
 T = TypeVar("T")
 
 
@@ -26,11 +32,6 @@ T = TypeVar("T")
 class RestLimits:
     failures_to_rest: int = 3
     rest_s: float = 30.0
-
-
-def chain_version(names: Sequence[str]) -> str:
-    """Part of every cache key. It says no more than the names, so that a replay can make it."""
-    return "+".join(names)
 
 
 class _Member(Generic[P]):
@@ -103,7 +104,8 @@ class Chain(Generic[P]):
 
     @property
     def version(self) -> str:
-        return chain_version([member.name for member in self._members])
+        """Of all its providers: for a corpus on disk it changes with what is in it."""
+        return "+".join(member.provider.version for member in self._members)
 
     @property
     def resting(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import ToolError
 from envs.provider import Fetched, Page, SearchHit
-from envs.providers.chain import PageChain, RestLimits, TextChain, chain_version
+from envs.providers.chain import PageChain, RestLimits, TextChain
 
 HIT = SearchHit(url="https://a.test/", title="Torvi", snippet="founded 47")
 LIMITS = RestLimits(failures_to_rest=2, rest_s=10.0)
@@ -177,6 +177,5 @@ async def test_no_such_page_is_not_said_while_a_reader_that_may_know_it_is_down(
         await chain.page("https://a.test/")
 
 
-def test_the_version_is_made_of_the_names_alone() -> None:
+def test_the_version_is_made_of_those_of_its_providers() -> None:
     assert text_chain(Source("serper"), Source("brave")).version == "serper+brave"
-    assert chain_version(("serper", "brave")) == "serper+brave"
