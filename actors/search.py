@@ -70,14 +70,17 @@ def start_search_actors(
 
     A store serves one node, so the others go where the first one went.
     """
-    kind = ray.remote(SearchActor).options(
-        num_cpus=num_cpus, max_restarts=-1, max_concurrency=MAX_CONCURRENCY
-    )
-    first = kind.remote(open_toolbox)
+    actor = ray.remote(SearchActor)
+    options: dict[str, Any] = {
+        "num_cpus": num_cpus,
+        "max_restarts": -1,
+        "max_concurrency": MAX_CONCURRENCY,
+    }
+    first = actor.options(**options).remote(open_toolbox)
     if number == 1:
         return [first]
     where = NodeAffinitySchedulingStrategy(ray.get(first.node_id.remote()), soft=False)
-    beside = kind.options(scheduling_strategy=where)
+    beside = actor.options(**options, scheduling_strategy=where)
     return [first, *(beside.remote(open_toolbox) for _ in range(number - 1))]
 
 

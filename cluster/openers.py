@@ -73,6 +73,14 @@ def prepare_store(config: Config, run_dir: Path) -> None:
         Store.existing(store_folder(config, run_dir)).close()
 
 
+def anchored(config: Config) -> Config:
+    """With the paths of the tools absolute: an actor may run in another folder than the driver."""
+    tools = config.tools
+    paths = {"store": tools.store, "corpus": tools.corpus}
+    found = {name: str(Path(path).resolve()) for name, path in paths.items() if path}
+    return config.model_copy(update={"tools": tools.model_copy(update=found)})
+
+
 def store_folder(config: Config, run_dir: Path) -> Path:
     return Path(config.tools.store).resolve() if config.tools.store else run_dir / STORE
 

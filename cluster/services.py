@@ -24,7 +24,15 @@ from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
 from actors.search import SearchClient, start_search_actors
 from actors.served_model import deploy_model, served_app_name, stop_model
-from cluster.openers import Keys, open_judge, open_toolbox, prepare_corpus, prepare_store, read_keys
+from cluster.openers import (
+    Keys,
+    anchored,
+    open_judge,
+    open_toolbox,
+    prepare_corpus,
+    prepare_store,
+    read_keys,
+)
 from core.config import Config
 from core.protocols import ImageModel, Judge, Reward, ToolSpec
 from envs.http import AiohttpClient
@@ -85,6 +93,7 @@ def start_search(
     config: Config, run_dir: Path, keys: Keys, stack: ExitStack
 ) -> tuple[SearchClient, tuple[ToolSpec, ...]]:
     """The search actors, and what the policy is told of them; `stack` takes them down."""
+    config = anchored(config)
     prepare_store(config, run_dir)
     prepare_corpus(config, run_dir)
     handles = start_search_actors(

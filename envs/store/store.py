@@ -13,7 +13,7 @@ import os.path
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ class Observation:
     call: str
     """Canonical JSON: [name of the tool, its arguments with their defaults]."""
     digest: str
-    """envs.toolbox.observation_digest: over the text and the images in order."""
+    """envs.observations.observation_digest: over the text and the images in order."""
     failed: bool
 
 
@@ -175,7 +175,7 @@ class Store:
         """Keep a failure, unless the operation has a value."""
         value = json.dumps({"message": str(error), "error_type": error.error_type})
         with self.writing():
-            found = self._rows(
+            found = self.rows(
                 "SELECT 1 FROM entries WHERE key = ? AND state != 'error'", (operation.key,)
             )
             if not found:
@@ -190,7 +190,7 @@ class Store:
 
     def entries(self) -> Iterator[Entry | DamagedError]:
         """All of them, in the order of their keys; a damaged one as the error that says so."""
-        for key, *_ in self._rows("SELECT key FROM entries ORDER BY key"):
+        for key, *_ in self.rows("SELECT key FROM entries ORDER BY key"):
             try:
                 entry = self._entry("SELECT * FROM entries WHERE key = ?", (key,))
             except DamagedError as error:
@@ -214,7 +214,7 @@ class Store:
 
     def observations(self) -> dict[str, Observation]:
         """By the key of the call, which stands in `ToolResult.call_key`."""
-        rows = self._rows("SELECT call_key, call, digest, failed FROM observations")
+        rows = self.rows("SELECT call_key, call, digest, failed FROM observations")
         return {
             row[0]: Observation(call_key=row[0], call=row[1], digest=row[2], failed=bool(row[3]))
             for row in rows
@@ -232,7 +232,7 @@ class Store:
             )
 
     def tallies(self, session: str) -> dict[str, float]:
-        rows = self._rows("SELECT name, value FROM tallies WHERE session = ?", (session,))
+        rows = self.rows("SELECT name, value FROM tallies WHERE session = ?", (session,))
         return dict(rows)
 
     # -- for the modules beside this one --------------------------------------------------------
@@ -255,17 +255,15 @@ class Store:
                 raise
 
     def about(self, name: str) -> str:
-        return str(self._rows("SELECT value FROM about WHERE name = ?", (name,))[0][0])
+        return str(self.rows("SELECT value FROM about WHERE name = ?", (name,))[0][0])
 
-    def rows(self, statement: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._rows(statement, tuple(values))
-
-    def _rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """What is committed; never waits for a writer."""
         with _disk("reading"), closing(self._reader.execute(statement, values)) as found:
             return found.fetchall()
 
     def _entry(self, statement: str, values: tuple[Any, ...]) -> Entry | None:
-        rows = self._rows(statement, values)
+        rows = self.rows(statement, values)
         if not rows:
             return None
         key, kind, arguments, version, provider, state, value, _, _, created_s, _ = rows[0]

@@ -65,6 +65,24 @@ async def test_callers_share_one_cache(handle: Any) -> None:
     assert (counters.errors, counters.in_flight) == (0, 0)
 
 
+async def test_actors_that_share_a_store_fetch_nothing_twice(tmp_path: Path) -> None:
+    pages = [Page(url="p1", title="Torvi", text="founded 47.")]
+    build_corpus(tmp_path / "corpus.sqlite", pages=pages, images=[], store=MemoryImageStore())
+    handles = start_search_actors(functools.partial(open_toolbox, tmp_path), number=2, num_cpus=0.1)
+    client = SearchClient(handles)
+    spelled = [f'{{"queries": ["Torvi"]{" " * n}}}' for n in range(16)]
+    calls = [ToolCall(name="search", arguments=text) for text in spelled]
+    results = await asyncio.gather(
+        *(client.call(call, rollout_id=make_rollout_id()) for call in calls)
+    )
+    assert {result.text for result in results} == {TORVI}
+    each = [await SearchClient([handle]).counters() for handle in handles]
+    counters = await client.counters()
+    assert (counters.calls, counters.fetches) == (16, 1), each
+    for handle in handles:
+        ray.kill(handle)
+
+
 async def test_a_killed_actor_comes_back_with_its_cache(handle: Any, tmp_path: Path) -> None:
     client = SearchClient([handle])
     await search(client, "Torvi")
