@@ -8,7 +8,7 @@ from core.config import Config
 
 ACTIVATION_BYTES = 34
 """Bytes of activations per token, layer and unit of width in 16 bits (arXiv 2205.05198, eq. 1)."""
-LOGIT_CHUNK = 1024
+LOGIT_CHUNK = 512
 """Tokens whose logits exist at one time."""
 
 

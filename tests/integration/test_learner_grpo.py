@@ -12,8 +12,11 @@ import torch
 from core.config import Config, build_config
 from core.errors import ConfigError, FidelityError, LearnerError
 from core.records import Group
+from core.sections.learner import LearnerConfig
 from envs.chat import ChatFormat
+from learners import engine, head
 from learners.advantage import NoSignal, group_advantages
+from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner, select_samples
 from learners.receive import WeightReceiver
 from tests.fakes.images import MemoryImageStore
@@ -54,6 +57,13 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = build_tiny_policy(tmp_path_factory.mktemp("policy"))
     return World(folder=folder, chat=ChatFormat.load(folder), store=MemoryImageStore())
+
+
+def sharding_everything(config: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed leaves parameters of less than 100,000 numbers whole: all of the tiny model's."""
+    settings = deepspeed_config(config)
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return settings
 
 
 def weights_of(learner: GrpoLearner) -> dict[str, torch.Tensor]:
@@ -167,6 +177,23 @@ def test_resume_is_bit_exact(world: World, tmp_path: Path, dtype: str, zero_stag
         resumed = weights_of(learner)
     assert report.version == 4
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_the_fused_head_learns_the_same_with_its_weight_sharded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeRO-3 takes a parameter away between the module's forward and its backward pass."""
+    groups = world.groups()
+    with world.learner(zero_stage=1) as learner:
+        expected = learner.update(groups)
+    monkeypatch.setattr(head, "PLAIN_LOGITS", 0)
+    monkeypatch.setattr(engine, "deepspeed_config", sharding_everything)
+    with world.learner(zero_stage=3) as learner:
+        report = learner.update(groups)
+        assert learner._policy.lm.lm_head.weight.numel() == 0, "nothing was sharded"
+    for name in ("loss", "grad_norm", "entropy"):
+        wanted = expected.metrics[f"learner/{name}"]
+        assert report.metrics[f"learner/{name}"] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 
 def test_a_saved_policy_is_a_folder_that_transformers_loads(world: World, tmp_path: Path) -> None:
