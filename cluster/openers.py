@@ -1,16 +1,19 @@
-"""What the search actor and the judge actor hold, made from a Config where the actors run.
+"""What the search actor and the judge actor hold, made from a Config where the actors run; and
+the image model that somebody else runs.
 
 Their processes import this module, so it stays light: no torch, no diffusers, no Ray.
 
 Files, under runs/<name>/: images/, corpus.sqlite (the nano world's pages), store/ (what
-the tools fetched, its images in images/ too; see envs/store).
+the tools fetched, its images in images/ too; see envs/store), renders.sqlite.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from actors.api_painter import open_api_model, own_host
 from actors.image_models import api_key_variable
+from actors.render_client import RenderClient
 from cluster.judges import open_model_judge
 from cluster.nano_judge import nano_judge
 from cluster.providers import CORPUS, open_providers
@@ -18,6 +21,7 @@ from core.config import Config, has_secret, secret
 from core.protocols import Judge
 from envs.contamination import Benchmark, ContaminationGuard
 from envs.corpus import build_corpus
+from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from envs.nano.world import World
 from envs.store.library import Library, Usage
@@ -28,6 +32,7 @@ from envs.toolbox import LocalToolbox
 from envs.tools import BrowseTool, ImageSearchTool, SearchTool
 
 STORE = "store"
+RENDERS = "renders.sqlite"
 HOUR_S = 3600.0
 GIB = 1 << 30
 
@@ -164,3 +169,19 @@ def open_judge(config: Config, run_dir: Path, keys: Keys, *, cached: bool = True
     if config.judge.kind == "pixels":
         return nano_judge(store=FileImageStore(run_dir / "images"))
     return open_model_judge(config, run_dir, api_key=keys.judge, cached=cached)
+
+
+def open_image_api(
+    config: Config, run_dir: Path, keys: Keys, images: FileImageStore
+) -> RenderClient:
+    """The image model behind a provider's API, which needs no replica of ours."""
+    api = config.render.api
+    return open_api_model(
+        config.render,
+        api_key=keys.render,
+        # The operator names this endpoint; it may well be on a private network.
+        http=AiohttpClient(may_connect=lambda address: True),
+        guarded=AiohttpClient(allow=own_host(api.base_url)),
+        store=images,
+        cache_path=run_dir / RENDERS,
+    )

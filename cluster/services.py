@@ -18,15 +18,16 @@ from pathlib import Path
 
 import ray
 
-from actors.api_painter import open_api_model, own_host
 from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
 from actors.search import SearchClient, start_search_actors
 from actors.served_model import deploy_model, served_app_name, stop_model
 from cluster.openers import (
+    RENDERS,
     Keys,
     anchored,
+    open_image_api,
     open_judge,
     open_toolbox,
     prepare_corpus,
@@ -35,7 +36,6 @@ from cluster.openers import (
 )
 from core.config import Config
 from core.protocols import ImageModel, Judge, Reward, ToolSpec
-from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from rewards.reward import DualReward
 from rewards.shaping import Shaping
@@ -128,18 +128,10 @@ def start_served_model(config: Config, stack: ExitStack) -> None:
 def start_image_model(
     config: Config, run_dir: Path, keys: Keys, images: FileImageStore, stack: ExitStack
 ) -> ImageModel:
-    """A client of replicas on Ray, or of a provider's API (which needs no Ray)."""
-    cache_path = run_dir / "renders.sqlite"
+    """A client of replicas on Ray, or of a provider's API."""
     if is_api(config.render):
-        return open_api_model(
-            config.render,
-            api_key=keys.render,
-            # The operator names this endpoint; it may well be on a private network.
-            http=AiohttpClient(may_connect=lambda address: True),
-            guarded=AiohttpClient(allow=own_host(config.render.api.base_url)),
-            store=images,
-            cache_path=cache_path,
-        )
+        return open_image_api(config, run_dir, keys, images)
     app_name = f"render-{config.run.name}"
     stack.callback(stop_render, app_name)
+    cache_path = run_dir / RENDERS
     return deploy_render(config.render, app_name=app_name, store=images, cache_path=cache_path)

@@ -16,10 +16,10 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
@@ -242,8 +242,11 @@ class JudgeServer:
         return fault, verdict_of(seen.content)
 
 
+Server = TypeVar("Server", bound=AbstractAsyncContextManager[Any])
+
+
 @contextmanager
-def in_thread(server: JudgeServer) -> Iterator[JudgeServer]:
+def in_thread(server: Server) -> Iterator[Server]:
     """The server on a loop and a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="judge-server", daemon=True)
