@@ -70,8 +70,10 @@ class Controller:
         learner: RemoteLearner,
         recorder: Recorder,
         timeline: Timeline,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """`toolbox` is told which tasks have ended; the episodes have theirs from the pool."""
+        """`toolbox` is told which tasks have ended; the episodes have theirs from the pool. `loop`,
+        one that does not run yet, is for a simulated clock."""
         self._train_config = config.train
         self._tasks = tasks
         self._pool = pool
@@ -87,7 +89,7 @@ class Controller:
         self._last_report: StepReport | None = None
         self._step_started_s = timeline.now()
 
-        self._loop = asyncio.new_event_loop()
+        self._loop = loop or asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="controller")
         self._running: set[asyncio.Task[None]] = set()
         self._releasing: asyncio.Task[None] | None = None

@@ -1,0 +1,532 @@
+"""What it costs to wait: the real controller over engines that are latencies, in each of its modes.
+
+    python -m benchmarks.pipeline --json
+
+The profile stands in benchmarks/latencies.py; all its seconds are divided by `--speedup`. Rollout
+workers, image replicas, judge and learner are Ray actors; controller, rollout pool, grader, render
+client, judge client and recorder are those of a real run. `stage_by_stage` is the naive way over
+the same actors: play the whole batch, draw it, judge it, learn.
+
+`in_flight` and `tail` run the same controller on a simulated clock (cluster-free, so no Ray): real
+seconds of the processor per trajectory with 8, 64 and 512 episodes in flight, and the speed of the
+modes over how long the tail of a turn is.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.judge import start_judge
+from actors.render_client import RenderCache, RenderClient
+from actors.runtime_env import worker_env
+from benchmarks.latencies import (
+    LatencyJudge,
+    LatencyLearner,
+    LatencyPainter,
+    LatencyReplica,
+    LatencyWorker,
+    Profile,
+    Tasks,
+)
+from benchmarks.overview import machine
+from cluster.controller import Controller
+from cluster.grading import Grader
+from cluster.parts import Mode, RemoteLearner, RolloutPool
+from cluster.ray_pool import RayPool
+from cluster.recorder import JsonlRecorder
+from cluster.timeline import Timeline
+from core.config import Config, build_config, default_environment
+from core.protocols import Judge
+from core.records import (
+    Answer,
+    Group,
+    LearnerReport,
+    Member,
+    RenderRequest,
+    RolloutId,
+    Task,
+    Trajectory,
+    WeightUpdate,
+)
+from envs.images import FileImageStore
+from rewards.reward import DualReward
+from tests.simulated_clock import SimulatedLoop
+
+MODES = {"sync": 0, "one_step_off": 1, "async": 4}
+"""`train.max_staleness` of each."""
+EPISODES = 64
+"""In flight at most, in every mode."""
+WARM_UP_STEPS = 1
+EMPTY_CALLS = 4_000
+TAILS = (0.3, 0.6, 0.9, 1.2)
+"""Sigmas of a turn's log-normal distribution."""
+IN_FLIGHT = (8, 64, 512)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    groups_per_min: float
+    """Of the profile's minutes."""
+    busy: dict[str, float]
+    """Of each pool: the share of its own capacity that was used."""
+    controller_cpu_ms: float = 0.0
+    """Processor time of the driver's process per trajectory, all its Ray calls included."""
+
+
+class NoTools:
+    """The controller tells the tools which tasks have ended; there are none here."""
+
+    async def release(self, ordinals: Sequence[int]) -> None:
+        """Nothing is kept."""
+
+
+class RayLatencyLearner:
+    """Implements cluster.parts.RemoteLearner over an actor."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def step(self, groups: Sequence[Group]) -> LearnerReport:
+        report: LearnerReport = await self._handle.step.remote(groups)
+        return report
+
+    async def publish(self) -> tuple[WeightUpdate, list[Any]]:
+        update, payload = await self._handle.publish.remote()
+        return update, [ray.put(array) for array in payload]
+
+    async def save(self, folder: str) -> int:
+        version: int = await self._handle.save.remote(folder)
+        return version
+
+    async def load(self, folder: str) -> None:
+        await self._handle.load.remote(folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What waits, as Ray actors: new ones for each measurement."""
+
+    workers: list[Any]
+    replicas: list[Any]
+    judge_handle: Any
+    judge: Judge
+    learner: Any
+
+    async def busy_s(self) -> dict[str, float]:
+        """Seconds of the profile, added up over each pool."""
+        workers = await asyncio.gather(*(one.busy_s.remote() for one in self.workers))
+        replicas = await asyncio.gather(*(one.busy_s.remote() for one in self.replicas))
+        return {"rollout": sum(workers), "render": sum(replicas)}
+
+
+@contextmanager
+def engines(profile: Profile) -> Iterator[Engines]:
+    def start(kind: type, number: int) -> list[Any]:
+        actor = ray.remote(kind).options(num_cpus=0, max_concurrency=1000)
+        return [actor.remote(profile) for _ in range(number)]
+
+    judge_handle, judge = start_judge(lambda: LatencyJudge(profile), num_cpus=0)
+    started = Engines(
+        workers=start(LatencyWorker, profile.rollout_workers),
+        replicas=start(LatencyReplica, profile.render_replicas),
+        judge_handle=judge_handle,
+        judge=judge,
+        learner=start(LatencyLearner, 1)[0],
+    )
+    ray.get([one.busy_s.remote() for one in (*started.workers, *started.replicas)])
+    try:
+        yield started
+    finally:
+        for handle in (*started.workers, *started.replicas, judge_handle, started.learner):
+            ray.kill(handle)
+
+
+def make_config(profile: Profile, *, max_staleness: int, steps: int, episodes: int) -> Config:
+    train = {
+        "groups_per_step": profile.groups_per_step,
+        "group_size": profile.group_size,
+        "max_staleness": max_staleness,
+        "steps": steps,
+        "stall_timeout_s": 600.0,
+    }
+    return build_config({"train": train, "rollout": {"max_parallel_episodes": episodes}})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What stands between the controller and the engines."""
+
+    config: Config
+    timeline: Timeline
+    recorder: JsonlRecorder
+    render: RenderClient
+    reward: DualReward
+    grader: Grader
+
+
+def make_parts(
+    config: Config,
+    profile: Profile,
+    folder: Path,
+    *,
+    judge: Judge,
+    paint: Sequence[Any],
+    clock: Callable[[], float] = time.time,
+) -> Parts:
+    recorder = JsonlRecorder(folder)
+    timeline = Timeline(recorder.span, clock=clock)
+    render = RenderClient(
+        LatencyPainter(paint),
+        name="latency",
+        max_references=5,
+        store=FileImageStore(folder / "images"),
+        cache=RenderCache(folder / "renders.sqlite"),
+        max_in_flight=2 * profile.render_replicas,
+        timeout_s=600.0,
+    )
+    reward = DualReward(judge=judge, text_weight=0.5, na_rule="renormalise")
+    grader = Grader(
+        reward=reward,
+        image_model=render,
+        render=config.render,
+        masked_reasons=(),
+        timeline=timeline,
+    )
+    return Parts(
+        config=config,
+        timeline=timeline,
+        recorder=recorder,
+        render=render,
+        reward=reward,
+        grader=grader,
+    )
+
+
+def make_controller(
+    parts: Parts, *, pool: RolloutPool, learner: RemoteLearner, **more: Any
+) -> Controller:
+    return Controller(
+        config=parts.config,
+        tasks=Tasks(),
+        pool=pool,
+        toolbox=NoTools(),  # type: ignore[arg-type]
+        grader=parts.grader,
+        learner=learner,
+        recorder=parts.recorder,
+        timeline=parts.timeline,
+        **more,
+    )
+
+
+def measure_mode(profile: Profile, *, max_staleness: int, steps: int) -> Measured:
+    """Steps after the warm-up, in a folder that is thrown away."""
+    config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=EPISODES)
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as name, engines(profile) as actors:
+        paint = [one.paint.remote for one in actors.replicas]
+        parts = make_parts(config, profile, Path(name), judge=actors.judge, paint=paint)
+        learner = RayLatencyLearner(actors.learner)
+        controller = make_controller(parts, pool=RayPool(actors.workers), learner=learner)
+        controller.start()
+        try:
+            # The aim of one long call keeps the pipeline full; a step at a time would drain it.
+            controller.advance(steps=WARM_UP_STEPS + config.train.max_staleness)
+            before = controller.run(actors.busy_s())
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            reports = controller.advance(steps=steps)
+            wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+            after = controller.run(actors.busy_s())
+        finally:
+            controller.close()
+    groups = steps * profile.groups_per_step
+    modelled_s = wall_s * profile.speedup
+    busy = {
+        "rollout": (after["rollout"] - before["rollout"]) / profile.rollout_workers,
+        "render": (after["render"] - before["render"]) / profile.render_replicas,
+        "learner": len(reports) * profile.learn_s,
+    }
+    return Measured(
+        groups_per_min=round(groups / modelled_s * 60, 3),
+        busy={pool: round(seconds / modelled_s, 3) for pool, seconds in busy.items()},
+        controller_cpu_ms=round(cpu_s * 1000 / (groups * profile.group_size), 2),
+    )
+
+
+def measure_stage_by_stage(profile: Profile, *, steps: int) -> float:
+    """Groups per minute of a loop that waits for each stage of the whole batch."""
+    config = make_config(profile, max_staleness=0, steps=steps, episodes=EPISODES)
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as name, engines(profile) as actors:
+        paint = [one.paint.remote for one in actors.replicas]
+        parts = make_parts(config, profile, Path(name), judge=actors.judge, paint=paint)
+        pool, learner = RayPool(actors.workers), RayLatencyLearner(actors.learner)
+        wall_s = time.perf_counter()
+        asyncio.run(stage_by_stage(parts, profile, pool=pool, learner=learner, steps=steps))
+        wall_s = time.perf_counter() - wall_s
+        parts.recorder.close()
+    return round(steps * profile.groups_per_step / (wall_s * profile.speedup) * 60, 3)
+
+
+async def stage_by_stage(
+    parts: Parts, profile: Profile, *, pool: RolloutPool, learner: RemoteLearner, steps: int
+) -> None:
+    """The naive loop: nothing of a batch goes on before all of it has come as far."""
+    room = asyncio.Semaphore(EPISODES)
+
+    async def play(task: Task, index: int) -> Trajectory:
+        async with room:
+            rollout_id = RolloutId(ordinal=task.ordinal, index=index)
+            played = await pool.run(task, rollout_id=rollout_id, mode="train")
+        assert isinstance(played, Trajectory), played
+        return played
+
+    for step in range(steps):
+        first = step * profile.groups_per_step
+        tasks = [Tasks().task(first + number) for number in range(profile.groups_per_step)]
+        played = await asyncio.gather(
+            *(play(task, index) for task in tasks for index in range(profile.group_size))
+        )
+        answers = [one.answer for one in played if isinstance(one.answer, Answer)]
+        rendered = await asyncio.gather(*(parts.render.render(request_of(a)) for a in answers))
+        reward = parts.reward
+        texts = await asyncio.gather(
+            *(
+                reward.text_parts(task=one.task, answer=answer)
+                for one, answer in zip(played, answers, strict=True)
+            ),
+        )
+        images = await asyncio.gather(
+            *(
+                reward.image_parts(task=one.task, rendered=image)
+                for one, image in zip(played, rendered, strict=True)
+            ),
+        )
+        members = [
+            Member(
+                rollout_id=one.rollout_id,
+                trajectory=one,
+                rendered=picture,
+                outcome=reward.blend(text_parts=text, image_parts=image),
+            )
+            for one, picture, text, image in zip(played, rendered, texts, images, strict=True)
+        ]
+        size = profile.group_size
+        groups = [
+            Group(task=task, members=tuple(members[n * size : (n + 1) * size]))
+            for n, task in enumerate(tasks)
+        ]
+        await learner.step(groups)
+        update, payload = await learner.publish()
+        await pool.apply_weights(update, payload)
+
+
+def request_of(answer: Answer) -> RenderRequest:
+    return RenderRequest(
+        prompt=answer.gen_prompt, references=answer.chosen, seed=0, steps=4, model="latency"
+    )
+
+
+async def empty_calls(*, calls: int) -> tuple[float, float]:
+    """Calls per second of an actor that does nothing, and processor ms of a call at the caller."""
+    actor = ray.remote(Empty).options(num_cpus=0, max_concurrency=1000).remote()
+    await actor.nothing.remote()
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    for _ in range(calls // EPISODES):
+        await asyncio.gather(*(actor.nothing.remote() for _ in range(EPISODES)))
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    ray.kill(actor)
+    done = calls // EPISODES * EPISODES
+    return done / wall_s, cpu_s * 1000 / done
+
+
+class Empty:
+    async def nothing(self) -> None:
+        """What Ray itself costs."""
+
+
+# -- on a simulated clock --------------------------------------------------------------------------
+
+
+def simulate(
+    profile: Profile, *, max_staleness: int, steps: int, episodes: int = EPISODES
+) -> tuple[float, float]:
+    """Groups per minute of simulated time, and real processor ms per trajectory."""
+    config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=episodes)
+    loop = SimulatedLoop()
+    ends_s: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as name:
+        replicas = [LatencyReplica(profile) for _ in range(profile.render_replicas)]
+        parts = make_parts(
+            config,
+            profile,
+            Path(name),
+            judge=LatencyJudge(profile),
+            paint=[one.paint for one in replicas],
+            clock=loop.time,
+        )
+        pool = SimulatedPool([LatencyWorker(profile) for _ in range(profile.rollout_workers)])
+        controller = make_controller(
+            parts, pool=pool, learner=NotedLearner(profile, loop, ends_s), loop=loop
+        )
+        controller.start()
+        warm_up = WARM_UP_STEPS + max_staleness
+        cpu_s = time.process_time()
+        try:
+            controller.advance(steps=warm_up + steps)
+        finally:
+            cpu_s = time.process_time() - cpu_s
+            controller.close()
+    elapsed_s = ends_s[-1] - ends_s[-1 - steps]
+    trajectories = (warm_up + steps) * profile.groups_per_step * profile.group_size
+    groups_per_min = steps * profile.groups_per_step / elapsed_s * 60
+    return round(groups_per_min, 3), round(cpu_s * 1000 / trajectories, 3)
+
+
+class SimulatedPool:
+    """Implements cluster.parts.RolloutPool over workers of this process, the least busy first."""
+
+    def __init__(self, workers: Sequence[LatencyWorker]) -> None:
+        self._workers = workers
+        self._episodes = dict.fromkeys(range(len(workers)), 0)
+
+    async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory:
+        chosen = min(self._episodes, key=self._episodes.__getitem__)
+        self._episodes[chosen] += 1
+        try:
+            return await self._workers[chosen].run(task, rollout_id, mode)
+        finally:
+            self._episodes[chosen] -= 1
+
+    async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
+        for worker in self._workers:
+            await worker.apply_weights([update], [payload])
+
+
+class NotedLearner(LatencyLearner):
+    """Notes when its steps ended."""
+
+    def __init__(
+        self, profile: Profile, loop: asyncio.AbstractEventLoop, ends_s: list[float]
+    ) -> None:
+        super().__init__(profile)
+        self._loop = loop
+        self._ends_s = ends_s
+
+    async def step(self, groups: Sequence[Group]) -> LearnerReport:
+        report = await super().step(groups)
+        self._ends_s.append(self._loop.time())
+        return report
+
+
+def simulate_tail(profile: Profile, *, steps: int) -> list[dict[str, float]]:
+    """Speed over how long the tail of a turn is; its mean stays the same."""
+    mean_s = profile.generate_median_s * math.exp(profile.generate_sigma**2 / 2)
+    rows = []
+    for sigma in TAILS:
+        median_s = mean_s / math.exp(sigma**2 / 2)
+        bent = replace(profile, generate_sigma=sigma, generate_median_s=median_s)
+        speeds = {
+            name: simulate(bent, max_staleness=staleness, steps=steps)[0]
+            for name, staleness in MODES.items()
+        }
+        rows.append({"sigma": sigma, **speeds, "async_vs_sync": ratio(speeds)})
+    return rows
+
+
+def simulate_in_flight(profile: Profile, *, steps: int) -> dict[str, float]:
+    """Real seconds of the processor per trajectory over how many episodes are in flight."""
+    costs = {}
+    for episodes in IN_FLIGHT:
+        wide = replace(
+            profile,
+            rollout_workers=max(1, episodes // 8),
+            render_replicas=max(1, episodes // 8),
+            judge_lanes=max(2, episodes // 4),
+            groups_per_step=max(2, episodes // 4),
+            group_size=8,
+        )
+        # The same number of trajectories for each.
+        batches = max(steps, steps * IN_FLIGHT[-1] // (8 * wide.groups_per_step))
+        _, cpu_ms = simulate(wide, max_staleness=1, steps=batches, episodes=episodes)
+        costs[str(episodes)] = cpu_ms / 1000
+    return costs
+
+
+def ratio(speeds: dict[str, float]) -> float:
+    return round(speeds["async"] / speeds["sync"], 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    parser.add_argument("--speedup", type=float, default=20, help="what all latencies are cut by")
+    parser.add_argument("--steps", type=int, default=4, help="measured, of 8 groups of 6 each")
+    parser.add_argument("--simulated", action="store_true", help="only what needs no Ray")
+    arguments = parser.parse_args()
+    say = (lambda line: None) if arguments.json else print
+    profile = Profile(speedup=arguments.speedup)
+    result: dict[str, Any] = {
+        "benchmark": "pipeline",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "profile": asdict(profile),
+        "steps": arguments.steps,
+    }
+    if not arguments.simulated:
+        result |= measure(profile, steps=arguments.steps, say=say)
+    calm = replace(profile, speedup=1.0)
+    result["tail"] = simulate_tail(calm, steps=20)
+    say(f"tail: {result['tail']}")
+    result["in_flight"] = simulate_in_flight(calm, steps=8)
+    say(f"in_flight: {result['in_flight']}")
+    print(json.dumps(result))
+
+
+def measure(profile: Profile, *, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
+    default_environment("RAY_AUTH_MODE", "disabled")
+    default_environment("RAY_worker_niceness", "0")
+    root = str(Path(__file__).resolve().parent.parent)
+    with tempfile.TemporaryDirectory(prefix="pl-", dir="/tmp") as name:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=name,
+            runtime_env={"env_vars": worker_env(Config()) | {"PYTHONPATH": root}},
+        )
+        try:
+            calls_per_s, call_ms = asyncio.run(empty_calls(calls=EMPTY_CALLS))
+            naive = measure_stage_by_stage(profile, steps=max(1, steps // 2))
+            say(f"stage_by_stage: {naive} groups a minute")
+            modes: dict[str, Measured] = {}
+            for mode, staleness in MODES.items():
+                modes[mode] = measure_mode(profile, max_staleness=staleness, steps=steps)
+                say(f"{mode}: {modes[mode]}")
+        finally:
+            ray.shutdown()
+    speeds = {mode: one.groups_per_min for mode, one in modes.items()}
+    # An episode, a render and two verdicts are calls; a step's own are shared by 48 trajectories.
+    ray_ms = 4 * call_ms
+    return {
+        "groups_per_min": {"stage_by_stage": naive, **speeds},
+        "async_vs_sync": ratio(speeds),
+        "async_vs_stage_by_stage": round(speeds["async"] / naive, 3),
+        "busy": {mode: one.busy for mode, one in modes.items()},
+        "bottleneck_fraction": max(modes["async"].busy.values()),
+        "controller_cpu_ms": round(modes["async"].controller_cpu_ms - ray_ms, 2),
+        "ray_cpu_ms": round(ray_ms, 2),
+        "ray_empty_calls_per_s": round(calls_per_s, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
