@@ -6,6 +6,7 @@ until `deadline_s` is over, then raises JudgeError. The judge's own errors pass 
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from core.errors import GensearcherError, JudgeError
+from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.protocols import ImageVerdict, Judge, TextVerdict
 from core.records import Answer, ImageRef, Task
 
@@ -51,7 +53,7 @@ class JudgeClient:
         self._handle = handle
         self._name = name
         self._prompt_sha = prompt_sha
-        self._deadline_s = deadline_s
+        self._budget = Budget(seconds=deadline_s)
 
     @property
     def name(self) -> str:
@@ -70,8 +72,8 @@ class JudgeClient:
         return verdict
 
     async def _ask(self, method: str, *args: Any) -> Any:
-        give_up_s = time.monotonic() + self._deadline_s
-        while True:
+        started_s = time.monotonic()
+        for times in itertools.count(1):
             try:
                 return await getattr(self._handle, method).remote(*args)
             except RayTaskError as error:
@@ -79,7 +81,9 @@ class JudgeClient:
                     raise error.cause from None
                 raise JudgeError(f"{method}: {error.cause!r}", retryable=False) from error
             except RayActorError as error:
-                if time.monotonic() > give_up_s:
+                away_s = time.monotonic() - started_s
+                lost = Event(part=Part.VERDICT, fault=Fault.LOST, times=times, seconds=away_s)
+                if decide(lost, budget=self._budget) is not Action.RETRY:
                     raise JudgeError(f"{method}: the judge actor is lost: {error}") from error
                 logger.warning("%s: the judge actor is away, asking again", method)
             await asyncio.sleep(RETRY_S)

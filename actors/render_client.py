@@ -3,12 +3,13 @@
 In: `RenderRequest`s. Out: `RenderedImage`s whose bytes are in the image store. A render is a pure
 function of its request, so a finished one is kept by content, and N equal requests in flight make
 one. Raises `RenderError`: at once for a request that the model cannot take, for a reference whose
-bytes are gone, and for what the painter itself gave up on; after `MAX_TRIES` when replicas die or
-do not answer. So a lost replica is retried here and nowhere below, and an API's faults are retried
-below (actors/api_painter.py) and not here.
+bytes are gone, and for what the painter itself gave up on; when `BUDGET` is used up for replicas
+that die or do not answer. So a lost replica is retried here and nowhere below, and an API's faults
+are retried below (actors/api_painter.py) and not here.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import sqlite3
@@ -19,15 +20,17 @@ from typing import Final, Protocol
 
 from actors.image_models import check_references
 from core.errors import ConfigError, DataError, InfraError, RenderError, boundary
+from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.protocols import ImageStore
 from core.records import ImageRef, RenderedImage, RenderRequest, to_jsonable
 from envs.references import keep_first_references
 
 logger = logging.getLogger(__name__)
 
-MAX_TRIES: Final = 4
+BUDGET: Final = Budget(times=3, seconds=60.0)
 BACKOFF_S: Final = 0.5
-"""Wait before the second try; doubled for each further one."""
+"""Wait before the second try; doubled for each further one, up to `MAX_BACKOFF_S`."""
+MAX_BACKOFF_S: Final = 5.0
 SCHEMA_VERSION: Final = 1
 
 
@@ -110,6 +113,7 @@ class RenderClient:
         timeout_s: float,
         renumber: bool = False,
         backoff_s: float = BACKOFF_S,
+        budget: Budget = BUDGET,
     ) -> None:
         """`timeout_s` bounds each try, the start of a cold replica included; waiting for one of
         the `max_in_flight` places does not count. `renumber`: of too many references the first
@@ -123,6 +127,7 @@ class RenderClient:
         self._timeout_s = timeout_s
         self._renumber = renumber
         self._backoff_s = backoff_s
+        self._budget = budget
         self._in_flight: dict[str, asyncio.Task[RenderedImage]] = {}
         self.counters = RenderCounters()
 
@@ -202,19 +207,22 @@ class RenderClient:
 
     async def _paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> Painted:
         """Ask until a replica answers; a lost one is no reason to give up, a raising one is."""
-        wait_s = self._backoff_s
-        for tries in range(1, MAX_TRIES + 1):
+        wait_s, started_s = self._backoff_s, time.monotonic()
+        for tries in itertools.count(1):
             try:
                 async with self._places, asyncio.timeout(self._timeout_s):
                     return await self._painter.paint(request, references=references)
             except (InfraError, TimeoutError) as error:
                 reason = str(error) or f"no picture within {self._timeout_s:g} s"
                 logger.warning("render=%s try=%d: %s", request.key[:12], tries, reason)
-            if tries < MAX_TRIES:
-                self._count(retries=1)
-                await asyncio.sleep(wait_s)
-                wait_s *= 2
-        raise RenderError(f"no picture after {MAX_TRIES} tries; last: {reason}")
+            lost_s = time.monotonic() - started_s
+            lost = Event(part=Part.RENDER, fault=Fault.LOST, times=tries, seconds=lost_s)
+            if decide(lost, budget=self._budget) is not Action.RETRY:
+                break
+            self._count(retries=1)
+            await asyncio.sleep(wait_s)
+            wait_s = min(MAX_BACKOFF_S, 2 * wait_s)
+        raise RenderError(f"no picture after {tries} tries; last: {reason}")
 
     def _forget(self, key: str, done: asyncio.Task[RenderedImage]) -> None:
         del self._in_flight[key]

@@ -20,14 +20,16 @@ import gymnasium
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.rollout import RolloutWorker
-from cluster.checkpoints import LEARNER, read_frontier, write_checkpoint
+from cluster.checkpoints import write_checkpoint
 from cluster.controller import Controller
+from cluster.parts import LearnerLostError
 from cluster.placement import learner_gpus
 from core.config import Config
 from core.errors import GensearcherError, InfraError, LearnerError
@@ -120,6 +122,15 @@ class GRPO(Algorithm):
         assert self.env_runner_group is not None
         return list(self.env_runner_group._worker_manager.actors().values())
 
+    def replace_learner(self) -> LearnerGroup:
+        """A new learner with the initial policy, in the place of one that is lost."""
+        assert self.learner_group is not None
+        self.learner_group.shutdown()
+        spaces = {DEFAULT_MODULE_ID: (NO_SPACE, NO_SPACE)}
+        module_spec = self.config.get_multi_rl_module_spec(spaces=spaces)
+        self.learner_group = self.config.build_learner_group(rl_module_spec=module_spec)
+        return self.learner_group
+
     def drive_with(self, controller: Controller) -> None:
         self._controller = controller
 
@@ -141,8 +152,7 @@ class GRPO(Algorithm):
 
     def restore_from_path(self, path: Any, *unused: Any, **also_unused: Any) -> None:
         """Policy, learner and frontier of a checkpoint. Raises ConfigError for a torn one."""
-        folder = Path(path)
-        self._driver.restore(str(folder / LEARNER), read_frontier(folder))
+        self._driver.restore(Path(path))
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Nothing: cluster/ray_pool.py brings workers back, with the current weights."""
@@ -158,8 +168,9 @@ class GRPO(Algorithm):
 class RayLearner:
     """Implements cluster.parts.RemoteLearner over RLlib's LearnerGroup with its one learner."""
 
-    def __init__(self, group: LearnerGroup) -> None:
+    def __init__(self, group: LearnerGroup, *, replace: Callable[[], LearnerGroup]) -> None:
         self._group = group
+        self._replace = replace
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         data = TrainingData(batches=[list(groups)])  # type: ignore[list-item]
@@ -179,11 +190,17 @@ class RayLearner:
 
     async def _call(self, method: Callable[[GrpoRllibLearner], T]) -> T:
         with learner_errors():
-            results = await asyncio.to_thread(self._group.foreach_learner, method)
-            value: T = next(iter(results)).get()
+            results = list(await asyncio.to_thread(self._group.foreach_learner, method))
+            if not results:  # what RLlib says of a learner that it knows to be dead
+                raise LearnerLostError("the learner is lost")
+            value: T = results[0].get()
             if isinstance(value, Exception):
                 raise value
         return value
+
+    async def restart(self) -> None:
+        with learner_errors():
+            self._group = await asyncio.to_thread(self._replace)
 
 
 @contextmanager
@@ -196,4 +213,4 @@ def learner_errors() -> Iterator[None]:
             raise error.cause from error
         raise LearnerError(f"learner: {error.cause!r}", retryable=False) from error
     except RayError as error:
-        raise LearnerError(f"the learner is lost: {error}", retryable=False) from error
+        raise LearnerLostError(f"the learner is lost: {error}") from error

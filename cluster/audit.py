@@ -33,7 +33,7 @@ class Audit:
     steps: int
     """The newest step in which a group was consumed."""
     starts: int
-    """Processes that took the run up."""
+    """How often the run was taken up, by a process or by a new learner."""
     consumed: int
     filtered: int
     failed: int

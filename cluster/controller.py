@@ -15,12 +15,17 @@
                                                      judge                  replicas, the judge
   train      the oldest finished   a policy version  the batch; then the    group; the learner; the
              groups (one batch)                      step, the broadcast    workers
+  recover    a lost learner        another learner   the abandoned groups;  whoever starts it
+                                                     its start, its load
   watchdog   the timeline          StalledError      the clock              anything that moves
 
 Each member goes on to grading the moment its episode ends, and each group to the frontier the
 moment its last member is graded. With `max_staleness` 0 episodes run only for the batch that is
 asked for; with S > 0 those of the next S batches run as well, during the learner's step and between
 calls of `advance`. The bound and its proof stand in cluster/frontier.py.
+
+A learner whose process is lost takes every version since the last checkpoint with it. Another one
+goes on from there: what ended since then, and what is under way, is played again.
 
 `advance` raises what stops a run: StalledError, LearnerError, FidelityError, or EmptyBatchesError
 when `max_empty_batches` batches' worth of groups in a row held no gradient.
@@ -30,20 +35,23 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.checkpoints import LEARNER, read_frontier
 from cluster.evaluate import EvalResult, evaluate
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
 from cluster.members import MemberRunner
-from cluster.parts import Mode, Recorder, RemoteLearner, RolloutPool
+from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
 from cluster.status import Status, StepReport, Tally
 from cluster.step_metrics import step_metrics
 from cluster.timeline import Timeline
 from cluster.watchdog import watch
 from core.config import Config
 from core.errors import GensearcherError, LearnerError
+from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.protocols import Toolbox
 from core.records import Group, Member, Task
 from envs.tasks import TaskSource
@@ -70,10 +78,12 @@ class Controller:
         learner: RemoteLearner,
         recorder: Recorder,
         timeline: Timeline,
+        last_checkpoint: Callable[[], Path | None] = lambda: None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """`toolbox` is told which tasks have ended; the episodes have theirs from the pool. `loop`,
-        one that does not run yet, is for a simulated clock."""
+        """`toolbox` is told which tasks have ended; the episodes have theirs from the pool.
+        `last_checkpoint`: the folder from which to go on when the learner is lost; None: from the
+        beginning. `loop`, one that does not run yet, is for a simulated clock."""
         self._train_config = config.train
         self._tasks = tasks
         self._pool = pool
@@ -81,6 +91,10 @@ class Controller:
         self._learner = learner
         self._recorder = recorder
         self._timeline = timeline
+        self._last_checkpoint = last_checkpoint
+        self._restarts = Budget(times=config.train.max_learner_restarts)
+        self._learner_losses = 0
+        self._furthest_step = 0
         self._frontier = self._new_frontier(None)
         self._grader = grader
         self._members = self._new_members(config.rollout.max_parallel_episodes)
@@ -105,16 +119,23 @@ class Controller:
         """Start the loop; nothing is played before the first `advance` or `evaluate`."""
         self._thread.start()
 
-    def restore(self, folder: str, state: FrontierState) -> None:
-        """Go on from a checkpoint: the learner's folder, and where the frontier was."""
-        self.run(self._restore(folder, state))
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint. Raises ConfigError for a torn one."""
+        if self._running:
+            raise GensearcherError("a run that has begun cannot go on from a checkpoint")
+        self.run(self._restore(checkpoint))
+
+    def recover(self, lost: LearnerLostError) -> None:
+        """Put another learner in the place of one that was lost outside `advance`."""
+        self.run(self._recover(lost))
 
     def save_learner(self, folder: str) -> int:
         """The version that was saved; see `frontier_state`."""
         return self.run(self._learner.save(folder))
 
     def advance(self, steps: int = 1) -> tuple[StepReport, ...]:
-        """Return when that many optimizer steps are done and their weights are applied."""
+        """Return when that many optimizer steps are done and their weights are applied. They are
+        not later than before when the learner was lost: steps since its checkpoint come again."""
         return self.run(self._train(steps))
 
     def evaluate(self, tasks: Sequence[Task], *, max_parallel: int) -> EvalResult:
@@ -190,13 +211,11 @@ class Controller:
             max_parallel=max_parallel,
         )
 
-    async def _restore(self, folder: str, state: FrontierState) -> None:
-        if self._running:
-            raise GensearcherError("a run that has begun cannot go on from a checkpoint")
-        await self._learner.load(folder)
+    async def _restore(self, checkpoint: Path) -> None:
+        state = read_frontier(checkpoint)
+        await self._learner.load(str(checkpoint / LEARNER))
         self._frontier = self._new_frontier(state)
-        if state.step > 0:
-            await self._broadcast(state.step)
+        await self._broadcast(state.step)
 
     # -- admit, group, member -------------------------------------------------------------------
 
@@ -236,15 +255,18 @@ class Controller:
     # -- train ----------------------------------------------------------------------------------
 
     async def _train(self, steps: int) -> tuple[StepReport, ...]:
-        self._frontier.aim(self._frontier.step + steps)
         self._step_started_s = self._timeline.now()
         self._timeline.flush_seconds(since_s=self._step_started_s)  # no step's: an evaluation
-        self._admit()
         reports: list[StepReport] = []
         while len(reports) < steps and not self._stopping:
+            self._frontier.aim(self._frontier.step + steps - len(reports))
+            self._admit()
             groups = await self._next_batch()
             self._update = asyncio.create_task(self._train_on(groups))
-            reports.append(await asyncio.shield(self._update))
+            try:
+                reports.append(await asyncio.shield(self._update))
+            except LearnerLostError as lost:
+                await self._recover(lost)
         return tuple(reports)
 
     async def _next_batch(self) -> tuple[Group, ...]:
@@ -273,6 +295,8 @@ class Controller:
             report = await self._learner.step(groups)
         await self._broadcast(version + 1)
         self._frontier.complete_step()
+        if self._frontier.step > self._furthest_step:
+            self._furthest_step, self._learner_losses = self._frontier.step, 0
         for group in groups:
             self._end(group, Ending.CONSUMED)
         metrics = {
@@ -289,6 +313,34 @@ class Controller:
         self._recorder.step(self._frontier.step, metrics)
         self._admit()
         return self._last_report
+
+    async def _recover(self, lost: LearnerLostError) -> None:
+        """Raises `lost` when learners are lost again and again without getting further."""
+        self._tally.failures[lost.stage.value] += 1
+        self._learner_losses += 1
+        event = Event(part=Part.LEARNER, fault=Fault.LOST, times=self._learner_losses)
+        if decide(event, budget=self._restarts) is not Action.RESTART:
+            raise lost
+        checkpoint = self._last_checkpoint()
+        logger.warning("%s; another goes on from %s", lost, checkpoint or "the beginning")
+        await self._abandon_groups()
+        try:
+            with self._timeline.span("learn", "another learner"):
+                await self._learner.restart()
+            if checkpoint is None:
+                self._frontier = self._new_frontier(None)
+                await self._broadcast(0)
+            else:
+                await self._restore(checkpoint)
+        except LearnerLostError as again:
+            return await self._recover(again)
+        self._recorder.started(self._frontier.state)
+
+    async def _abandon_groups(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._ended = []
 
     def _release_images(self) -> None:
         """What the ended tasks were shown may go. Held-out tasks, which share their ordinals with

@@ -20,6 +20,7 @@ from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.evaluate import EvalResult
 from cluster.grading import Grader
+from cluster.parts import LearnerLostError
 from cluster.placement import demands, refuse_what_cannot_fit
 from cluster.ray_pool import RayPool
 from cluster.ray_session import alive_nodes, ray_session
@@ -68,7 +69,10 @@ class System:
                 on_step(report)
                 due = self.step % config.checkpoint_every == 0 or self.step == config.steps
                 if due or self.checkpoints.best_step == self.step:
-                    self.checkpoint()
+                    try:
+                        self.checkpoint()
+                    except LearnerLostError as error:
+                        self.controller.recover(error)
         except KeyboardInterrupt:
             logger.warning("interrupted after step %s; writing a checkpoint", self.step)
             self.controller.stop()
@@ -126,12 +130,12 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         stack.callback(algorithm.stop)
         recorder = JsonlRecorder(run_dir)
         stack.callback(recorder.close)
-        controller = _controller(config, algorithm, services, recorder)
+        checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
+        checkpoints.clean_up()
+        controller = _controller(config, algorithm, services, recorder, checkpoints)
         stack.callback(controller.close)
         controller.start()
         algorithm.drive_with(controller)
-        checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
-        checkpoints.clean_up()
         if resume and (newest := checkpoints.latest()) is not None:
             logger.info("going on from %s", newest)
             algorithm.restore_from_path(newest)
@@ -147,7 +151,11 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
 
 
 def _controller(
-    config: Config, algorithm: GRPO, services: Services, recorder: JsonlRecorder
+    config: Config,
+    algorithm: GRPO,
+    services: Services,
+    recorder: JsonlRecorder,
+    checkpoints: Checkpoints,
 ) -> Controller:
     timeline = Timeline(recorder.span)
     return Controller(
@@ -162,7 +170,8 @@ def _controller(
             masked_reasons=config.train.masked_stop_reasons,
             timeline=timeline,
         ),
-        learner=RayLearner(algorithm.learner_group),
+        learner=RayLearner(algorithm.learner_group, replace=algorithm.replace_learner),
+        last_checkpoint=checkpoints.latest,
         recorder=recorder,
         timeline=timeline,
     )

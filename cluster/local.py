@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cluster.parts import Mode
-from core.errors import InfraError, StageError, boundary
+from core.errors import InfraError, LearnerError, StageError, boundary
 from core.protocols import Engine, Learner
 from core.records import (
     Failure,
@@ -63,3 +63,6 @@ class LocalLearner:
 
     async def load(self, folder: str) -> None:
         await asyncio.to_thread(self._learner.load, folder)
+
+    async def restart(self) -> None:
+        raise LearnerError("this learner lives and dies with its process", retryable=False)

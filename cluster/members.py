@@ -15,6 +15,7 @@ from cluster.grading import Grader
 from cluster.parts import Mode, RolloutPool
 from cluster.timeline import Span, Timeline
 from core.errors import InfraError
+from core.failure_policy import Action, Budget, Event, Part, decide, fault_of
 from core.records import Failure, Member, RolloutId, Score, Stage, Task, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class MemberRunner:
         self._timeline = timeline
         self._on_attempt = on_attempt
         self._policy_version = policy_version
-        self._max_reissues = max_reissues
+        self._reissues = Budget(times=max_reissues)
         self._room = asyncio.Semaphore(max_parallel)
 
     async def run(self, task: Task, *, index: int, mode: Mode) -> Member:
@@ -51,7 +52,9 @@ class MemberRunner:
             if isinstance(outcome, Score):
                 return member
             unplayed = member.trajectory is None or outcome.stage is Stage.TOOL
-            if not (unplayed and outcome.retryable) or attempt >= self._max_reissues:
+            part = Part.EPISODE if unplayed else Part.GRADE
+            event = Event(part=part, fault=fault_of(outcome), times=attempt + 1)
+            if decide(event, budget=self._reissues) is not Action.RETRY:
                 logger.warning("rollout=%s given up: %s", rollout_id, outcome.message)
                 return member
             attempt += 1

@@ -11,8 +11,9 @@ Ray actors.
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from cluster.frontier import Ending
+from cluster.frontier import Ending, FrontierState
 from cluster.timeline import Span
+from core.errors import LearnerError
 from core.records import (
     Failure,
     Group,
@@ -28,6 +29,10 @@ Mode = Literal["train", "eval"]
 """Which sampling section of the config an episode uses, and what its tool errors mean."""
 
 
+class LearnerLostError(LearnerError):
+    """The learner's process is gone, and with it every version since the last checkpoint."""
+
+
 class RolloutPool(Protocol):
     async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory | Failure:
         """Play one episode. Waits for room; never raises for a fault of an engine or a node."""
@@ -35,11 +40,14 @@ class RolloutPool(Protocol):
 
     async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
         """Return when every live worker samples from `update`; a worker that is away gets it
-        before it is given work again. Raises InfraError when no worker could take it."""
+        before it is given work again. Raises InfraError when no worker could take it,
+        LearnerLostError when the payload is gone with the learner that published it."""
         ...
 
 
 class RemoteLearner(Protocol):
+    """Every method raises LearnerLostError when the learner's process is gone."""
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         """One optimizer step. Raises LearnerError, FidelityError."""
         ...
@@ -54,8 +62,16 @@ class RemoteLearner(Protocol):
 
     async def load(self, folder: str) -> None: ...
 
+    async def restart(self) -> None:
+        """A new learner with the initial policy, in the place of one that is lost."""
+        ...
+
 
 class Recorder(Protocol):
+    def started(self, state: FrontierState) -> None:
+        """The run goes on from here; what ended after this state is done again."""
+        ...
+
     def member(self, member: Member, *, mode: Mode, step: int) -> None: ...
 
     def span(self, span: Span) -> None: ...

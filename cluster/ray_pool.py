@@ -2,7 +2,8 @@
 
 Episodes go to the ready worker with the least to do. A worker that dies is away until Ray has
 restarted it, it answers again and it has the current weights; its episodes come back as Failures,
-so that the controller issues them again. With every worker away, episodes wait.
+so that the controller issues them again. With every worker away, episodes wait; with every worker
+gone for good, NoWorkersError ends the run.
 
 The pool keeps the last dense update and the deltas since. Ready workers are given the newest one;
 one that cannot use it (another base, a damaged byte) is given the whole chain before it is given
@@ -11,21 +12,29 @@ up, and so is one that comes back.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 
-from cluster.parts import Mode
+from cluster.parts import LearnerLostError, Mode
 from core.errors import GensearcherError, InfraError, StageError
+from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """Between two tries to reach a worker that is away."""
+GIVE_UP = Budget(times=10)
+"""Tries at which Ray said that it does not restart the worker any more."""
+
+
+class NoWorkersError(GensearcherError):
+    """No rollout worker is left, and none will come back."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +68,12 @@ class RayPool:
     async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory | Failure:
         worker = await self._least_busy()
         worker.num_episodes += 1
+        episode = worker.handle.run.remote(task, rollout_id, mode)
         try:
-            played: Trajectory | Failure = await worker.handle.run.remote(task, rollout_id, mode)
+            played: Trajectory | Failure = await episode
+        except asyncio.CancelledError:
+            ray.cancel(episode)  # else it would go on to hold the engine
+            raise
         except RayTaskError as error:
             return _as_failure(error, f"{worker.name}, rollout {rollout_id}")
         except RayError as error:
@@ -79,13 +92,16 @@ class RayPool:
         kept = () if update.base_version is None else self._chain
         self._chain = (*kept, _Published(update=update, refs=list(payload)))
         ready = [worker for worker in self._workers if worker.ready]
-        refused = await asyncio.gather(*(self._apply(worker) for worker in ready))
-        if any(refused) and not any(worker.ready for worker in ready):
+        faults = await asyncio.gather(*(self._apply(worker) for worker in ready))
+        if Fault.LOST in faults:
+            raise LearnerLostError(f"the weights of version {update.version} are gone")
+        if Fault.FAILED in faults and not any(worker.ready for worker in ready):
             raise InfraError(f"no rollout worker could take version {update.version}")
         await self._wait_for_one()
 
-    async def _apply(self, worker: _Worker) -> bool:
-        """Give one worker the current weights; one that refuses them (True) is started afresh."""
+    async def _apply(self, worker: _Worker) -> Fault | None:
+        """Give one worker the current weights; one that refuses them is started afresh (FAILED),
+        unless the weights themselves are gone (LOST)."""
         chain = self._chain
         try:
             try:
@@ -96,16 +112,22 @@ class RayPool:
                 logger.warning("%s starts from the last snapshot: %r", worker.name, error.cause)
                 await _send(worker, chain)
         except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError):
+                return Fault.LOST
             ray.kill(worker.handle, no_restart=False)
             self._lose(worker, f"weights of version {chain[-1].update.version}: {error.cause!r}")
-            return True
+            return Fault.FAILED
         except RayError as error:
             self._lose(worker, str(error))
-        return False
+        return None
 
     async def _wait_for_one(self) -> None:
         async with self._returned:
-            await self._returned.wait_for(lambda: any(worker.ready for worker in self._workers))
+            await self._returned.wait_for(
+                lambda: not self._workers or any(worker.ready for worker in self._workers)
+            )
+        if not self._workers:
+            raise NoWorkersError("every rollout worker is gone; its log in Ray's folder says why")
 
     async def _least_busy(self) -> _Worker:
         await self._wait_for_one()
@@ -123,6 +145,7 @@ class RayPool:
 
     async def _bring_back(self, worker: _Worker) -> None:
         """Wait until Ray has restarted it, give it the current weights, then give it work."""
+        times: Counter[Fault] = Counter()
         while True:
             chain = self._chain
             try:
@@ -131,14 +154,21 @@ class RayPool:
                     await _send(worker, chain)
             except RayError as error:
                 logger.info("%s is not back yet: %s", worker.name, type(error).__name__)
-                if isinstance(error, RayTaskError):
+                fault = _fault_of_worker(error)
+                times[fault] += 1
+                event = Event(part=Part.WORKER, fault=fault, times=times[fault])
+                if decide(event, budget=GIVE_UP) is Action.DROP:
+                    logger.error("%s is gone for good: %s", worker.name, error)
+                    self._workers.remove(worker)
+                    break
+                if fault is Fault.FAILED:
                     ray.kill(worker.handle, no_restart=False)  # alive, but its engine is not
                 await asyncio.sleep(RETRY_S)
                 continue
             if self._chain is chain:
+                worker.ready = True
+                logger.warning("%s is back", worker.name)
                 break
-        worker.ready = True
-        logger.warning("%s is back", worker.name)
         async with self._returned:
             self._returned.notify_all()
 
@@ -146,6 +176,18 @@ class RayPool:
 async def _send(worker: _Worker, chain: Sequence[_Published]) -> None:
     updates, refs = [one.update for one in chain], [one.refs for one in chain]
     await worker.handle.apply_weights.remote(updates, refs)
+
+
+def _fault_of_worker(error: RayError) -> Fault:
+    match error:
+        case RayTaskError(cause=ObjectLostError()):  # the weights, with the learner's process
+            return Fault.LOST
+        case RayTaskError():
+            return Fault.FAILED
+        case ActorDiedError():  # "unavailable" is what Ray says while it restarts one
+            return Fault.HOPELESS
+        case _:
+            return Fault.LOST
 
 
 def _as_failure(error: RayTaskError, what: str) -> Failure:

@@ -38,7 +38,7 @@ class JsonlRecorder:
         self._events = JsonLines(folder / EVENTS)
 
     def started(self, state: FrontierState) -> None:
-        """A process takes the run up: at nothing, or at the state of a checkpoint."""
+        """A process or a new learner takes the run up: at nothing, or at a checkpoint."""
         self._events.write({"event": "started", **to_jsonable(state)})
         self.flush()
 

@@ -59,6 +59,9 @@ class TrainConfig(Section):
     masked_stop_reasons: tuple[StopReason, ...] = ()
     max_reissues: int = Field(2, ge=0)
     """How often a member whose episode failed by a fault of ours is played again."""
+    max_learner_restarts: int = Field(3, ge=0)
+    """How often in a row a lost learner is replaced, from the last checkpoint, before the run
+    stops; a step further than any before starts the count afresh."""
     max_empty_batches: int = Field(5, ge=1)
     """Batches in a row without any gradient before the run stops and says why."""
     stall_timeout_s: float = Field(300.0, gt=0)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from actors.render_client import MAX_TRIES, Painted, RenderCache, RenderClient, RenderCounters
+from actors.render_client import Painted, RenderCache, RenderClient, RenderCounters
 from core.errors import ConfigError, RenderError
+from core.failure_policy import Budget
 from core.records import RenderRequest
 from envs.images import FileImageStore
 from tests.builders import make_render_request, png_bytes
@@ -26,6 +27,7 @@ def make_client(
         "max_in_flight": 4,
         "timeout_s": 5.0,
         "backoff_s": 0.0,
+        "budget": Budget(times=3),
     }
     return RenderClient(painter, **(values | changes))
 
@@ -116,9 +118,9 @@ async def test_a_silent_replica_is_retried(tmp_path: Path) -> None:
 
 
 async def test_after_the_last_try_the_failure_says_why(tmp_path: Path) -> None:
-    painter = FakePainter(lost_times={"p": MAX_TRIES})
+    painter = FakePainter(lost_times={"p": 4})
     client = make_client(painter, tmp_path)
-    with pytest.raises(RenderError, match=f"after {MAX_TRIES} tries; last: the replica died"):
+    with pytest.raises(RenderError, match="after 4 tries; last: the replica died"):
         await client.render(make_render_request(prompt="p"))
     again = await client.render(make_render_request(prompt="p"))
     assert not again.cached  # a failure is never kept

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import ray
 
-from cluster.ray_pool import RayPool
+from cluster.ray_pool import NoWorkersError, RayPool
 from core.errors import FidelityError, InfraError
 from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
 from tests.builders import make_rollout_id, make_task, make_trajectory
@@ -18,10 +18,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures(
 
 
 class Player:
-    """Plays by the prompt: "die", "bug", "infra", "unfaithful", or an ordinary trajectory."""
+    """Plays by the prompt: "die", "bug", "infra", "unfaithful", "long", or an ordinary
+    trajectory."""
 
     def __init__(self) -> None:
         self._version = 0
+        self._num_long = 0
 
     async def run(self, task: Task, rollout_id: RolloutId, mode: str) -> Trajectory | Failure:
         await asyncio.sleep(0.05)
@@ -34,6 +36,12 @@ class Player:
                 raise InfraError("the engine is busy", retryable=False)
             case "unfaithful":
                 raise FidelityError("other pixels")
+            case "long":
+                self._num_long += 1
+                try:
+                    await asyncio.sleep(600)
+                finally:
+                    self._num_long -= 1
         return make_trajectory(task=task, rollout_id=rollout_id, version=self._version)
 
     async def apply_weights(
@@ -46,6 +54,9 @@ class Player:
             self._version = int((await ref)[0])
             if self._version != update.version:
                 raise InfraError("weights differ from their checksum")
+
+    async def num_long(self) -> int:
+        return self._num_long
 
     async def ping(self) -> str:
         return "pong"
@@ -125,3 +136,26 @@ async def test_a_worker_that_comes_back_catches_up_through_the_chain(pool: RayPo
     await asyncio.gather(play(pool, "die"), play(pool, "die"))
     played = await asyncio.gather(*(play(pool) for _ in range(6)))
     assert {version_of(one) for one in played} == {2}
+
+
+async def test_workers_that_never_come_back_end_the_run(
+    pool: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ray_pool.RETRY_S", 0.02)
+    for worker in pool._workers:
+        ray.kill(worker.handle, no_restart=True)
+    found_out = await asyncio.gather(play(pool), play(pool))
+    assert all(isinstance(one, Failure) and one.retryable for one in found_out)
+    with pytest.raises(NoWorkersError, match="every rollout worker is gone"):
+        await play(pool)
+
+
+async def test_an_abandoned_episode_is_taken_off_its_worker(pool: RayPool) -> None:
+    episodes = [asyncio.create_task(play(pool, "long")) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    for episode in episodes:
+        episode.cancel()
+    await asyncio.wait(episodes)
+    left = [await worker.handle.num_long.remote() for worker in pool._workers]
+    assert left == [0, 0]
+    assert [worker.num_episodes for worker in pool._workers] == [0, 0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.checkpoints import Checkpoints, read_frontier
+from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.local import LocalLearner, LocalPool
@@ -164,7 +164,7 @@ def test_a_run_goes_on_from_its_checkpoint(
     newest = checkpoints.latest()
     assert newest is not None
     second.controller.start()
-    second.controller.restore(str(newest / "learner"), read_frontier(newest))
+    second.controller.restore(newest)
     assert second.engine.policy_version == 1
     (report,) = second.controller.advance()
     second.controller.close()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from cluster.frontier import Ending
+from cluster.frontier import Ending, FrontierState
 from cluster.parts import Mode
 from cluster.timeline import Span
 from core.records import Failure, Group, Member, RolloutId, Task, Trajectory, WeightUpdate
@@ -49,7 +49,11 @@ class MemoryRecorder:
         self.members: list[tuple[Mode, int, Member]] = []
         self.spans: list[Span] = []
         self.endings: list[tuple[int, Ending, int]] = []
+        self.starts: list[FrontierState] = []
         self.steps: list[tuple[int, Mapping[str, float]]] = []
+
+    def started(self, state: FrontierState) -> None:
+        self.starts.append(state)
 
     def member(self, member: Member, *, mode: Mode, step: int) -> None:
         self.members.append((mode, step, member))
