@@ -35,7 +35,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
 from cluster.members import MemberRunner
 from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
-from cluster.status import Status, StepReport, Tally
+from cluster.status import Status, StepReport, Tally, status_of
 from cluster.step_metrics import step_metrics
 from cluster.timeline import Timeline
 from cluster.watchdog import watch
@@ -149,24 +149,12 @@ class Controller:
         return asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop).result()
 
     def status(self) -> Status:
-        oldest = self._timeline.oldest
-        in_flight = self._timeline.in_flight
-        report = self._last_report
-        return Status(
-            step=self._frontier.step,
-            total_steps=self._train_config.steps,
-            stage=_stage(in_flight, oldest.kind if oldest else "idle"),
-            reward=self._tally.reward,
-            num_scored=self._tally.num_scored,
-            groups_finished=self._frontier.num_finished,
-            groups_per_step=self._train_config.groups_per_step,
-            in_flight=in_flight,
-            oldest_item=f"{oldest.kind} {oldest.item}" if oldest else "",
-            oldest_age_s=self._timeline.now() - oldest.start_s if oldest else 0.0,
-            tool_calls=self._tally.tool_calls,
-            cached_tool_calls=self._tally.cached_tool_calls,
-            failures=dict(self._tally.failures),
-            last_metrics=report.metrics if report else {},
+        return status_of(
+            self._frontier,
+            self._timeline,
+            self._tally,
+            config=self._train_config,
+            last_report=self._last_report,
         )
 
     @property
@@ -391,11 +379,3 @@ class Controller:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-
-
-def _stage(in_flight: Mapping[str, int], oldest_kind: str) -> str:
-    """The learner and the broadcast hold up everything; else the oldest piece of work does."""
-    for kind in ("learn", "broadcast"):
-        if in_flight.get(kind):
-            return kind
-    return oldest_kind

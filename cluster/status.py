@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.frontier import Frontier
 from cluster.parts import Mode
+from cluster.timeline import Timeline
 from core.records import Failure, Member
+from core.sections.run import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,3 +78,39 @@ class Tally:
     def reward(self) -> float | None:
         rewards = tuple(self._rewards)  # another thread reads while the loop goes on
         return sum(rewards) / len(rewards) if rewards else None
+
+
+def status_of(
+    frontier: Frontier,
+    timeline: Timeline,
+    tally: Tally,
+    *,
+    config: TrainConfig,
+    last_report: StepReport | None,
+) -> Status:
+    """Safe to call from any thread."""
+    oldest, in_flight = timeline.oldest, timeline.in_flight
+    return Status(
+        step=frontier.step,
+        total_steps=config.steps,
+        stage=_stage(in_flight, oldest.kind if oldest else "idle"),
+        reward=tally.reward,
+        num_scored=tally.num_scored,
+        groups_finished=frontier.num_finished,
+        groups_per_step=config.groups_per_step,
+        in_flight=in_flight,
+        oldest_item=f"{oldest.kind} {oldest.item}" if oldest else "",
+        oldest_age_s=timeline.now() - oldest.start_s if oldest else 0.0,
+        tool_calls=tally.tool_calls,
+        cached_tool_calls=tally.cached_tool_calls,
+        failures=dict(tally.failures),
+        last_metrics=last_report.metrics if last_report else {},
+    )
+
+
+def _stage(in_flight: Mapping[str, int], oldest_kind: str) -> str:
+    """The learner and the broadcast hold up everything; else the oldest piece of work does."""
+    for kind in ("learn", "broadcast"):
+        if in_flight.get(kind):
+            return kind
+    return oldest_kind
