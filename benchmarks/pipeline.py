@@ -15,7 +15,6 @@ modes over how long the tail of a turn is.
 import argparse
 import asyncio
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,25 +27,29 @@ from typing import Any
 import ray
 
 from actors.judge import start_judge
-from actors.render_client import RenderCache, RenderClient
 from actors.runtime_env import worker_env
 from benchmarks.latencies import (
     LatencyJudge,
     LatencyLearner,
-    LatencyPainter,
     LatencyReplica,
     LatencyWorker,
     Profile,
     Tasks,
 )
 from benchmarks.overview import machine
-from cluster.controller import Controller
-from cluster.grading import Grader
-from cluster.parts import Mode, RemoteLearner, RolloutPool
+from benchmarks.pipeline_parts import (
+    EPISODES,
+    MODES,
+    WARM_UP_STEPS,
+    Parts,
+    make_config,
+    make_controller,
+    make_parts,
+)
+from benchmarks.pipeline_simulated import simulate_in_flight, simulate_tail
+from cluster.parts import RemoteLearner, RolloutPool
 from cluster.ray_pool import RayPool
-from cluster.recorder import JsonlRecorder
-from cluster.timeline import Timeline
-from core.config import Config, build_config, default_environment
+from core.config import Config, default_environment
 from core.protocols import Judge
 from core.records import (
     Answer,
@@ -59,19 +62,8 @@ from core.records import (
     Trajectory,
     WeightUpdate,
 )
-from envs.images import FileImageStore
-from rewards.reward import DualReward
-from tests.simulated_clock import SimulatedLoop
 
-MODES = {"sync": 0, "one_step_off": 1, "async": 4}
-"""`train.max_staleness` of each."""
-EPISODES = 64
-"""In flight at most, in every mode."""
-WARM_UP_STEPS = 1
 EMPTY_CALLS = 4_000
-TAILS = (0.3, 0.6, 0.9, 1.2)
-"""Sigmas of a turn's log-normal distribution."""
-IN_FLIGHT = (8, 64, 512)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +74,6 @@ class Measured:
     """Of each pool: the share of its own capacity that was used."""
     controller_cpu_ms: float = 0.0
     """Processor time of the driver's process per trajectory, all its Ray calls included."""
-
-
-class NoTools:
-    """The controller tells the tools which tasks have ended; there are none here."""
-
-    async def release(self, ordinals: Sequence[int]) -> None:
-        """Nothing is kept."""
 
 
 class RayLatencyLearner:
@@ -150,83 +135,6 @@ def engines(profile: Profile) -> Iterator[Engines]:
     finally:
         for handle in (*started.workers, *started.replicas, judge_handle, started.learner):
             ray.kill(handle)
-
-
-def make_config(profile: Profile, *, max_staleness: int, steps: int, episodes: int) -> Config:
-    train = {
-        "groups_per_step": profile.groups_per_step,
-        "group_size": profile.group_size,
-        "max_staleness": max_staleness,
-        "steps": steps,
-        "stall_timeout_s": 600.0,
-    }
-    return build_config({"train": train, "rollout": {"max_parallel_episodes": episodes}})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What stands between the controller and the engines."""
-
-    config: Config
-    timeline: Timeline
-    recorder: JsonlRecorder
-    render: RenderClient
-    reward: DualReward
-    grader: Grader
-
-
-def make_parts(
-    config: Config,
-    profile: Profile,
-    folder: Path,
-    *,
-    judge: Judge,
-    paint: Sequence[Any],
-    clock: Callable[[], float] = time.time,
-) -> Parts:
-    recorder = JsonlRecorder(folder)
-    timeline = Timeline(recorder.span, clock=clock)
-    render = RenderClient(
-        LatencyPainter(paint),
-        name="latency",
-        max_references=5,
-        store=FileImageStore(folder / "images"),
-        cache=RenderCache(folder / "renders.sqlite"),
-        max_in_flight=2 * profile.render_replicas,
-        timeout_s=600.0,
-    )
-    reward = DualReward(judge=judge, text_weight=0.5, na_rule="renormalise")
-    grader = Grader(
-        reward=reward,
-        image_model=render,
-        render=config.render,
-        masked_reasons=(),
-        timeline=timeline,
-    )
-    return Parts(
-        config=config,
-        timeline=timeline,
-        recorder=recorder,
-        render=render,
-        reward=reward,
-        grader=grader,
-    )
-
-
-def make_controller(
-    parts: Parts, *, pool: RolloutPool, learner: RemoteLearner, **more: Any
-) -> Controller:
-    return Controller(
-        config=parts.config,
-        tasks=Tasks(),
-        pool=pool,
-        toolbox=NoTools(),  # type: ignore[arg-type]
-        grader=parts.grader,
-        learner=learner,
-        recorder=parts.recorder,
-        timeline=parts.timeline,
-        **more,
-    )
 
 
 def measure_mode(profile: Profile, *, max_staleness: int, steps: int) -> Measured:
@@ -351,114 +259,6 @@ async def empty_calls(*, calls: int) -> tuple[float, float]:
 class Empty:
     async def nothing(self) -> None:
         """What Ray itself costs."""
-
-
-# -- on a simulated clock --------------------------------------------------------------------------
-
-
-def simulate(
-    profile: Profile, *, max_staleness: int, steps: int, episodes: int = EPISODES
-) -> tuple[float, float]:
-    """Groups per minute of simulated time, and real processor ms per trajectory."""
-    config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=episodes)
-    loop = SimulatedLoop()
-    ends_s: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="pipeline-") as name:
-        replicas = [LatencyReplica(profile) for _ in range(profile.render_replicas)]
-        parts = make_parts(
-            config,
-            profile,
-            Path(name),
-            judge=LatencyJudge(profile),
-            paint=[one.paint for one in replicas],
-            clock=loop.time,
-        )
-        pool = SimulatedPool([LatencyWorker(profile) for _ in range(profile.rollout_workers)])
-        controller = make_controller(
-            parts, pool=pool, learner=NotedLearner(profile, loop, ends_s), loop=loop
-        )
-        controller.start()
-        warm_up = WARM_UP_STEPS + max_staleness
-        cpu_s = time.process_time()
-        try:
-            controller.advance(steps=warm_up + steps)
-        finally:
-            cpu_s = time.process_time() - cpu_s
-            controller.close()
-    elapsed_s = ends_s[-1] - ends_s[-1 - steps]
-    trajectories = (warm_up + steps) * profile.groups_per_step * profile.group_size
-    groups_per_min = steps * profile.groups_per_step / elapsed_s * 60
-    return round(groups_per_min, 3), round(cpu_s * 1000 / trajectories, 3)
-
-
-class SimulatedPool:
-    """Implements cluster.parts.RolloutPool over workers of this process, the least busy first."""
-
-    def __init__(self, workers: Sequence[LatencyWorker]) -> None:
-        self._workers = workers
-        self._episodes = dict.fromkeys(range(len(workers)), 0)
-
-    async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory:
-        chosen = min(self._episodes, key=self._episodes.__getitem__)
-        self._episodes[chosen] += 1
-        try:
-            return await self._workers[chosen].run(task, rollout_id, mode)
-        finally:
-            self._episodes[chosen] -= 1
-
-    async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
-        for worker in self._workers:
-            await worker.apply_weights([update], [payload])
-
-
-class NotedLearner(LatencyLearner):
-    """Notes when its steps ended."""
-
-    def __init__(
-        self, profile: Profile, loop: asyncio.AbstractEventLoop, ends_s: list[float]
-    ) -> None:
-        super().__init__(profile)
-        self._loop = loop
-        self._ends_s = ends_s
-
-    async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        report = await super().step(groups)
-        self._ends_s.append(self._loop.time())
-        return report
-
-
-def simulate_tail(profile: Profile, *, steps: int) -> list[dict[str, float]]:
-    """Speed over how long the tail of a turn is; its mean stays the same."""
-    mean_s = profile.generate_median_s * math.exp(profile.generate_sigma**2 / 2)
-    rows = []
-    for sigma in TAILS:
-        median_s = mean_s / math.exp(sigma**2 / 2)
-        bent = replace(profile, generate_sigma=sigma, generate_median_s=median_s)
-        speeds = {
-            name: simulate(bent, max_staleness=staleness, steps=steps)[0]
-            for name, staleness in MODES.items()
-        }
-        rows.append({"sigma": sigma, **speeds, "async_vs_sync": ratio(speeds)})
-    return rows
-
-
-def simulate_in_flight(profile: Profile, *, steps: int) -> dict[str, float]:
-    """Real seconds of the processor per trajectory over how many episodes are in flight."""
-    costs = {}
-    for episodes in IN_FLIGHT:
-        wide = replace(
-            profile,
-            rollout_workers=max(1, episodes // 8),
-            render_replicas=max(1, episodes // 8),
-            judge_lanes=max(2, episodes // 4),
-            groups_per_step=max(2, episodes // 4),
-            group_size=8,
-        )
-        # The same number of trajectories for each.
-        batches = max(steps, steps * IN_FLIGHT[-1] // (8 * wide.groups_per_step))
-        _, cpu_ms = simulate(wide, max_staleness=1, steps=batches, episodes=episodes)
-        costs[str(episodes)] = cpu_ms / 1000
-    return costs
 
 
 def ratio(speeds: dict[str, float]) -> float:

@@ -1,0 +1,140 @@
+"""The controller of benchmarks/pipeline.py on a simulated clock: no Ray and no waiting."""
+
+import asyncio
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.latencies import (
+    LatencyJudge,
+    LatencyLearner,
+    LatencyReplica,
+    LatencyWorker,
+    Profile,
+)
+from benchmarks.pipeline_parts import (
+    EPISODES,
+    MODES,
+    WARM_UP_STEPS,
+    make_config,
+    make_controller,
+    make_parts,
+)
+from cluster.parts import Mode
+from core.records import Group, LearnerReport, RolloutId, Task, Trajectory, WeightUpdate
+from tests.simulated_clock import SimulatedLoop
+
+TAILS = (0.3, 0.6, 0.9, 1.2)
+"""Sigmas of a turn's log-normal distribution."""
+IN_FLIGHT = (8, 64, 512)
+
+
+def simulate(
+    profile: Profile, *, max_staleness: int, steps: int, episodes: int = EPISODES
+) -> tuple[float, float]:
+    """Groups per minute of simulated time, and real processor ms per trajectory."""
+    config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=episodes)
+    loop = SimulatedLoop()
+    ends_s: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as name:
+        replicas = [LatencyReplica(profile) for _ in range(profile.render_replicas)]
+        parts = make_parts(
+            config,
+            profile,
+            Path(name),
+            judge=LatencyJudge(profile),
+            paint=[one.paint for one in replicas],
+            clock=loop.time,
+        )
+        pool = SimulatedPool([LatencyWorker(profile) for _ in range(profile.rollout_workers)])
+        controller = make_controller(
+            parts, pool=pool, learner=NotedLearner(profile, loop, ends_s), loop=loop
+        )
+        controller.start()
+        warm_up = WARM_UP_STEPS + max_staleness
+        cpu_s = time.process_time()
+        try:
+            controller.advance(steps=warm_up + steps)
+        finally:
+            cpu_s = time.process_time() - cpu_s
+            controller.close()
+    elapsed_s = ends_s[-1] - ends_s[-1 - steps]
+    trajectories = (warm_up + steps) * profile.groups_per_step * profile.group_size
+    groups_per_min = steps * profile.groups_per_step / elapsed_s * 60
+    return round(groups_per_min, 3), round(cpu_s * 1000 / trajectories, 3)
+
+
+class SimulatedPool:
+    """Implements cluster.parts.RolloutPool over workers of this process, the least busy first."""
+
+    def __init__(self, workers: Sequence[LatencyWorker]) -> None:
+        self._workers = workers
+        self._episodes = dict.fromkeys(range(len(workers)), 0)
+
+    async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory:
+        chosen = min(self._episodes, key=self._episodes.__getitem__)
+        self._episodes[chosen] += 1
+        try:
+            return await self._workers[chosen].run(task, rollout_id, mode)
+        finally:
+            self._episodes[chosen] -= 1
+
+    async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
+        for worker in self._workers:
+            await worker.apply_weights([update], [payload])
+
+
+class NotedLearner(LatencyLearner):
+    """Notes when its steps ended."""
+
+    def __init__(
+        self, profile: Profile, loop: asyncio.AbstractEventLoop, ends_s: list[float]
+    ) -> None:
+        super().__init__(profile)
+        self._loop = loop
+        self._ends_s = ends_s
+
+    async def step(self, groups: Sequence[Group]) -> LearnerReport:
+        report = await super().step(groups)
+        self._ends_s.append(self._loop.time())
+        return report
+
+
+def simulate_tail(profile: Profile, *, steps: int) -> list[dict[str, float]]:
+    """Speed over how long the tail of a turn is; its mean stays the same."""
+    mean_s = profile.generate_median_s * math.exp(profile.generate_sigma**2 / 2)
+    rows = []
+    for sigma in TAILS:
+        median_s = mean_s / math.exp(sigma**2 / 2)
+        bent = replace(profile, generate_sigma=sigma, generate_median_s=median_s)
+        speeds = {
+            name: simulate(bent, max_staleness=staleness, steps=steps)[0]
+            for name, staleness in MODES.items()
+        }
+        rows.append(
+            {"sigma": sigma, **speeds, "async_vs_sync": round(speeds["async"] / speeds["sync"], 3)}
+        )
+    return rows
+
+
+def simulate_in_flight(profile: Profile, *, steps: int) -> dict[str, float]:
+    """Real seconds of the processor per trajectory over how many episodes are in flight."""
+    costs = {}
+    for episodes in IN_FLIGHT:
+        wide = replace(
+            profile,
+            rollout_workers=max(1, episodes // 8),
+            render_replicas=max(1, episodes // 8),
+            judge_lanes=max(2, episodes // 4),
+            groups_per_step=max(2, episodes // 4),
+            group_size=8,
+        )
+        # The same number of trajectories for each.
+        batches = max(steps, steps * IN_FLIGHT[-1] // (8 * wide.groups_per_step))
+        _, cpu_ms = simulate(wide, max_staleness=1, steps=batches, episodes=episodes)
+        costs[str(episodes)] = cpu_ms / 1000
+    return costs
