@@ -7,8 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#64748b")
+
+Sign = Literal["good", "bad", ""]
 
 LABEL_CHARS = 28
 """Of a row of a forest plot; the whole label is in its tooltip."""
@@ -55,6 +58,8 @@ class Difference:
     low: float
     high: float
     n: int
+    sign: Sign
+    """Its colour; "" where it may be chance."""
 
 
 def curves_chart(
@@ -137,15 +142,14 @@ def forest_chart(title: str, rows: Sequence[Difference]) -> str:
 def _forest_row(
     one: Difference, to_x: Callable[[float], float], *, y: float, edge: tuple[int, int]
 ) -> str:
-    sign = "good" if one.low > 0 else "bad" if one.high < 0 else ""
     numbers = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
     left, right = edge
     label = escape(_short(one.label))
     return (
         f"<text x='{left - 10}' y='{y + 4:.1f}' class='label end'>{label}</text>"
         f"<line x1='{to_x(one.low):.1f}' y1='{y:.1f}' x2='{to_x(one.high):.1f}' y2='{y:.1f}' "
-        f"class='bar {sign}'/>"
-        f"<circle cx='{to_x(one.mean):.1f}' cy='{y:.1f}' r='4' class='dot {sign}'>"
+        f"class='bar {one.sign}'/>"
+        f"<circle cx='{to_x(one.mean):.1f}' cy='{y:.1f}' r='4' class='dot {one.sign}'>"
         f"<title>{escape(one.label)}: {numbers}, {one.n} tasks</title></circle>"
         f"<text x='{right - 4}' y='{y + 4:.1f}' class='tick end'>{numbers}</text>"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.charts import Difference, forest_chart
+from cluster.charts import Difference, Sign, forest_chart
 from cluster.pages import render_page
 from cluster.scores import RunScores, TaskScore
 from cluster.stats import Estimate, paired_difference
@@ -21,6 +21,10 @@ COMPARE_JSON = "compare.json"
 COMPARE_PAGE = "compare.html"
 NOT_A_SCORE = frozenset({"tool_calls", "pick_chance"})
 """Metrics of which more is not better: in the tables, without colour, and in no picture."""
+
+MIN_TASKS = 6
+"""Fewer tasks show nothing, whatever their interval: five differences are all of one sign by
+chance once in sixteen times (2 / 2^5), six once in 32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,14 @@ class Line:
     higher: int
     """Tasks where B has more than A."""
     lower: int
+
+    @property
+    def sign(self) -> Sign:
+        """Is B better or worse than A, or is neither shown?"""
+        low, high = self.difference.ci95
+        if self.metric in NOT_A_SCORE or self.difference.n < MIN_TASKS:
+            return ""
+        return "good" if low > 0 else "bad" if high < 0 else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +129,7 @@ def write_comparison(found: Comparison, folder: Path) -> Path:
         verdict=verdict(found),
         charts=_charts(found),
         groups=tuple(dict.fromkeys(line.group for line in found.lines)),
-        neutral=NOT_A_SCORE,
+        min_tasks=MIN_TASKS,
     )
     write_atomic(folder / COMPARE_PAGE, page.encode())
     return folder / COMPARE_PAGE
@@ -130,12 +142,13 @@ def verdict(found: Comparison) -> str:
         return f"Neither run has a value of {found.headline} on the shared tasks."
     low, high = line.difference.ci95
     numbers = f"{line.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-    if low > 0:
-        what = f"{found.b} is better than {found.a}"
-    elif high < 0:
-        what = f"{found.b} is worse than {found.a}"
-    else:
-        what = f"No difference between {found.a} and {found.b} is shown"
+    match line.sign:
+        case "good":
+            what = f"{found.b} is better than {found.a}"
+        case "bad":
+            what = f"{found.b} is worse than {found.a}"
+        case _:
+            what = f"No difference between {found.a} and {found.b} is shown"
     return f"{what}: {found.headline} {numbers} over {line.difference.n} shared tasks."
 
 
@@ -167,10 +180,14 @@ def _warnings(a: RunScores, b: RunScores, *, num_shared: int) -> list[str]:
     ]
     for run in (a, b):
         if run.num_failed:
-            found.append(f"{run.num_failed} tasks of {run.name} failed by a fault of ours.")
+            found.append(f"{_tasks(run.num_failed)} of {run.name} failed by a fault of ours.")
         if (left := len(run.tasks) - num_shared) > 0:
-            found.append(f"{left} scored tasks of {run.name} are not in the other run.")
+            found.append(f"{run.name} alone has a score for {_tasks(left)}.")
     return found
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task{'' if count == 1 else 's'}"
 
 
 def _said(run: RunScores, name: str) -> str:
@@ -219,4 +236,5 @@ def _bar(line: Line, label: str) -> Difference:
         low=low,
         high=high,
         n=line.difference.n,
+        sign=line.sign,
     )

@@ -12,6 +12,8 @@ from cluster.doctor import CheckResult
 from cluster.plan import Plan
 from cluster.rates import Figure
 
+COLOURS = {"good": "green", "bad": "red", "": ""}
+
 
 def draw_checks(results: Sequence[CheckResult]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
@@ -47,12 +49,11 @@ def draw_comparison(found: Comparison) -> RenderableType:
         if line.group:
             continue
         low, high = line.difference.ci95
-        colour = "green" if low > 0 else "red" if high < 0 else ""
         table.add_row(
             line.metric,
             f"{line.mean_a:.3f}",
             f"{line.mean_b:.3f}",
-            Text(f"{line.difference.mean:+.3f}", colour),
+            Text(f"{line.difference.mean:+.3f}", COLOURS[line.sign]),
             f"{low:+.3f} .. {high:+.3f}",
             str(line.difference.n),
         )

@@ -184,7 +184,7 @@ def _read_rows(path: Path, kind: type[_Row]) -> list[tuple[str, _Row]]:
 
 
 def _parse(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         if text.lstrip().startswith("["):
             values: list[Any] = json.loads(text)

@@ -132,7 +132,7 @@ def summary_json(evaluation: Evaluation, summary: BenchSummary, config: Config) 
         "benchmark": plan.benchmark,
         "edition": plan.edition if plan.benchmark == "wise" else None,
         "agent": plan.agent,
-        "policy": config.agent.model if plan.agent == "openai" else config.policy.path,
+        "policy": _policy(plan, config),
         "data": str(plan.data) if plan.data else None,
         "data_sha256": _file_sha(plan.data),
         "n": summary.n,
@@ -157,6 +157,16 @@ def summary_json(evaluation: Evaluation, summary: BenchSummary, config: Config) 
         "wall_s": round(evaluation.wall_s, 2),
         "this_run": {"stages": list(plan.stages), **to_jsonable(evaluation.counts)},
     }
+
+
+def _policy(plan: EvalPlan, config: Config) -> str | None:
+    match plan.agent:
+        case "none":
+            return None
+        case "openai":
+            return config.agent.model
+        case "checkpoint" | "workflow":
+            return config.policy.path
 
 
 def line_json(line: Line) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from cluster.bench.agents import NOBODY
 from cluster.bench.rows import RowResult
 from cluster.bench.rules import SCORE, Rules
 from cluster.bench.summary import BenchSummary, cause_of
@@ -109,7 +110,9 @@ def _case(row: RowResult, *, rules: Rules) -> Case | None:
     judged, played = row.judged, row.played
     if judged is None or played is None:
         return None
-    ending = f"the raw prompt, because {played.fallback}" if played.fallback else played.stop_reason
+    ending = "the raw prompt" if played.stop_reason == NOBODY else played.stop_reason
+    if played.fallback:
+        ending = f"the raw prompt, because {played.fallback}"
     return Case(
         task_id=row.item.task.task_id,
         prompt=row.item.task.prompt,

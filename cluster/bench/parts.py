@@ -69,11 +69,13 @@ def _image_model(
 
 def _scorer(plan: EvalPlan, config: Config, keys: Keys) -> Scorer:
     run_dir = config.run_dir.resolve()
+    settings = f"{config.judge.votes} votes, {config.judge.max_side} pixels"
     if plan.benchmark == "wise":
-        judge = open_wise_judge(config, run_dir, api_key=keys.judge, edition=plan.edition)
-        return WiseScorer(judge=judge, edition=plan.edition)
+        wise = open_wise_judge(config, run_dir, api_key=keys.judge, edition=plan.edition)
+        return WiseScorer(judge=wise, edition=plan.edition, settings=settings)
     with_text = plan.reads_answer and config.reward.text_weight > 0
-    return KScoreScorer(judge=open_judge(config, run_dir, keys), with_text=with_text)
+    judge = open_judge(config, run_dir, keys)
+    return KScoreScorer(judge=judge, with_text=with_text, settings=settings)
 
 
 def _agent(

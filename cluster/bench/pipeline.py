@@ -176,7 +176,7 @@ class Pipeline:
         drawn = render.outcome.image if render and isinstance(render.outcome, Drawn) else None
         by = None
         if scorer is not None:
-            by = digest(scorer.judge_name, scorer.rubric_sha, *scorer.dimensions)
+            by = digest(scorer.judge_name, scorer.rubric_sha, scorer.settings, *scorer.dimensions)
         of = case_digest(item.task, image=drawn, played=played, reads_answer=self._reads_answer)
         known = journal.find(item.task.task_id, of=of, by=by)
         if scorer is None or by is None or _is_done(known):

@@ -39,6 +39,17 @@ class EvalPlan:
     format: PromptFormat = "geneval"
 
     @property
+    def title(self) -> str:
+        """The benchmark and which one of it, e.g. "wise legacy"."""
+        match self.benchmark:
+            case "wise":
+                return f"wise {self.edition}"
+            case "prompts":
+                return self.format
+            case _:
+                return self.benchmark
+
+    @property
     def plays_episodes(self) -> bool:
         return "agent" in self.stages and self.agent != "none"
 

@@ -4,6 +4,9 @@ In: a plan and a Config. Raises ConfigError: one sentence for all that is missin
 mend. Only what the plan's stages use is asked for.
 """
 
+import json
+from pathlib import Path
+
 from cluster.bench.plan import EvalPlan
 from cluster.doctor import (
     CheckResult,
@@ -21,9 +24,13 @@ from cluster.machine import inspect_machine
 from cluster.openers import Keys, read_keys
 from core.config import Config, ray_address, secret
 from core.errors import ConfigError
+from core.files import write_json_atomic
 from core.sections.judge import JudgeConfig
 from core.sections.scoring import RenderConfig
 from core.sections.tools import ToolsConfig
+
+CLAIM = "benchmark.json"
+"""In the folder of an evaluation: what it evaluates."""
 
 
 def refuse_unready(plan: EvalPlan, config: Config) -> None:
@@ -58,6 +65,20 @@ def read_needed_keys(plan: EvalPlan, config: Config) -> Keys:
     return Keys(providers=keys.providers, judge=keys.judge, render=keys.render, agent=agent)
 
 
+def claim_folder(plan: EvalPlan, folder: Path) -> None:
+    """Make the folder this benchmark's own. Raises ConfigError when it is a run's or another's."""
+    path = folder / CLAIM
+    claimed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if claimed is None and (folder / "config.yaml").is_file():
+        raise ConfigError(f"--out {folder} is the folder of a run; name one of its own")
+    if claimed not in (None, plan.title):
+        raise ConfigError(
+            f"--out {folder} holds an evaluation of {claimed}, not of {plan.title}; name another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(path, plan.title)
+
+
 def _refuse_settings(plan: EvalPlan, config: Config) -> None:
     if len(config.render.seeds) != 1:
         raise ConfigError(
@@ -69,5 +90,13 @@ def _refuse_settings(plan: EvalPlan, config: Config) -> None:
             "judge.kind: 'pixels' reads only the flags of the nano world; "
             "set judge.kind=openai and judge.model"
         )
+    if plan.benchmark == "wise" and plan.data is not None:
+        other = "legacy" if plan.edition == "verified" else "verified"
+        named = " ".join(plan.data.resolve().parts[-3:])
+        if other in named and plan.edition not in named:
+            raise ConfigError(
+                f"--data {plan.data} is the {other} edition by its name, whose ids mean other "
+                f"categories; add --edition {other}"
+            )
     if plan.agent == "openai" and "agent" in plan.stages and not config.agent.model:
         raise ConfigError("agent.model: none is set; --agent openai needs agent.model=<name>")

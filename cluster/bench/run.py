@@ -21,7 +21,7 @@ from cluster.bench.outputs import Evaluation, write_outputs
 from cluster.bench.parts import open_makers
 from cluster.bench.pipeline import Counts, Pipeline, Width
 from cluster.bench.plan import EvalPlan, load_tasks, rules_of
-from cluster.bench.ready import read_needed_keys, refuse_unready
+from cluster.bench.ready import claim_folder, read_needed_keys, refuse_unready
 from cluster.bench.rows import RowResult
 from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, save_config
@@ -37,9 +37,9 @@ def run_evaluation(plan: EvalPlan, config: Config, *, console: Console) -> dict[
     refuse_unready(plan, config)
     keys = read_needed_keys(plan, config)
     folder = config.run_dir
+    claim_folder(plan, folder)
     images = FileImageStore(folder.resolve() / "images")
     items = load_tasks(plan, config, images=images)
-    folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
     started_s, counts = time.monotonic(), Counts()
     with ExitStack() as stack:

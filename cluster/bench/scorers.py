@@ -29,6 +29,11 @@ class Scorer(Protocol):
         """Names of the grades."""
         ...
 
+    @property
+    def settings(self) -> str:
+        """Whatever else decides the grades: how many votes, how large the pictures."""
+        ...
+
     async def score(self, task: Task, *, played: Played, image: ImageRef) -> Judged:
         """Raises a StageError."""
         ...
@@ -40,6 +45,7 @@ class KScoreScorer:
 
     judge: Judge
     with_text: bool
+    settings: str = ""
 
     @property
     def judge_name(self) -> str:
@@ -93,6 +99,7 @@ class WiseScorer:
 
     judge: WiseJudge
     edition: WiseEdition
+    settings: str = ""
 
     @property
     def judge_name(self) -> str:

@@ -1,20 +1,25 @@
-"""What summary.json holds, drawn for a person on a terminal."""
+"""What summary.json holds, drawn for a person on a terminal of 80 columns."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 
 def draw_evaluation(tree: Mapping[str, Any]) -> RenderableType:
-    """The table, what is missing and why, and what this run did."""
-    table = Table("part", "tasks", "failed", "scored only", "missing as zero", title=_title(tree))
+    """The table, in hundredths; what is missing and why; what this run did."""
+    figures = {"skip": "score"} if not tree["failed"] else {"skip": "scored only", "zero": "as 0"}
+    table = Table(box=box.SIMPLE, title=_title(tree), caption="hundredths, 95% intervals")
+    table.add_column("part")
+    for heading in ("tasks", "failed", *figures.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
     lines = {"overall": tree["overall"], **tree["groups"], **tree["categories"]}
     for name, line in lines.items():
-        scores = (_number(line[figure].get("score")) for figure in ("skip", "zero"))
-        table.add_row(name, str(line["n"]), str(line["failed"]), *scores)
+        scores = (_number(line[figure].get("score")) for figure in figures)
+        table.add_row(name.replace("_", " "), str(line["n"]), str(line["failed"]), *scores)
     notes = [f"{count} without a score, {cause}" for cause, count in sorted(tree["causes"].items())]
     if tree["fallbacks"]:
         notes.append(f"{tree['fallbacks']} times the raw prompt stood in for a missing answer")
@@ -32,7 +37,8 @@ def _number(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "none"
     low, high = one["ci95"]
-    return f"{one['mean']:.3f} [{low:.3f}, {high:.3f}]"
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if one["n"] > 1 else ""
+    return f"{100 * one['mean']:.1f}{interval}"
 
 
 def _did(run: Mapping[str, Any]) -> str:

@@ -59,9 +59,9 @@ def test_ticks_are_few_and_inside(low: float, span: float) -> None:
 
 def test_a_forest_plot_tells_gains_from_losses_and_cuts_long_labels() -> None:
     rows = [
-        Difference(label="gain", mean=0.2, low=0.1, high=0.3, n=5),
-        Difference(label="loss <b>", mean=-0.2, low=-0.3, high=-0.1, n=5),
-        Difference(label="x" * 60, mean=0.0, low=-0.1, high=0.1, n=5),
+        Difference(label="gain", mean=0.2, low=0.1, high=0.3, n=5, sign="good"),
+        Difference(label="loss <b>", mean=-0.2, low=-0.3, high=-0.1, n=5, sign="bad"),
+        Difference(label="x" * 60, mean=0.0, low=-0.1, high=0.1, n=5, sign=""),
     ]
     html = forest_chart("B less A", rows)
     svg = _svg(html)
@@ -79,6 +79,9 @@ def test_a_forest_plot_tells_gains_from_losses_and_cuts_long_labels() -> None:
 
 @given(st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 3).map(sorted), min_size=1, max_size=6))
 def test_intervals_of_any_size_stay_inside_the_forest_plot(bounds: list[list[float]]) -> None:
-    rows = [Difference(label="m", mean=mean, low=low, high=high, n=1) for low, mean, high in bounds]
+    rows = [
+        Difference(label="m", mean=mean, low=low, high=high, n=1, sign="")
+        for low, mean, high in bounds
+    ]
     for line in _svg(forest_chart("t", rows)).iter("line"):
         assert 0 <= float(line.attrib["x1"]) <= float(line.attrib["x2"]) <= 560 - 160

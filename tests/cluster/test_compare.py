@@ -87,20 +87,23 @@ def test_what_was_not_measured_alike_is_said_in_words() -> None:
     assert "The judge differs: pixels for a, openai:gpt-4.1 for b." in warnings
     assert "The na_rule differs: paper for a, renormalise for b." in warnings
     assert "3 tasks of b failed by a fault of ours." in warnings
-    assert "1 scored tasks of a are not in the other run." in warnings
+    assert "a alone has a score for 1 task." in warnings
     assert compare(a, a).warnings == ()
 
 
 @pytest.mark.parametrize(
     ("rewards", "words"),
     [
-        ((1.0, 1.0, 0.9), "b is better than a"),
-        ((0.0, 0.0, 0.1), "b is worse than a"),
-        ((0.4, 0.6, 0.5), "No difference between a and b is shown"),
+        ((1.0, 1.0, 0.9, 1.0, 0.8, 1.0), "b is better than a"),
+        ((0.0, 0.0, 0.1, 0.0, 0.2, 0.0), "b is worse than a"),
+        ((0.4, 0.6, 0.5, 0.5, 0.4, 0.6), "No difference between a and b is shown"),
+        ((1.0,) * 5, "No difference between a and b is shown"),
     ],
 )
-def test_the_verdict_goes_by_the_interval(rewards: tuple[float, ...], words: str) -> None:
-    a = run("a", *(task(n, 0.5) for n in range(3)))
+def test_the_verdict_goes_by_the_interval_and_needs_six_tasks(
+    rewards: tuple[float, ...], words: str
+) -> None:
+    a = run("a", *(task(n, 0.5) for n in range(len(rewards))))
     b = run("b", *(task(n, reward) for n, reward in enumerate(rewards)))
 
     assert verdict(compare(a, b)).startswith(words)

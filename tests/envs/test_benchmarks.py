@@ -95,7 +95,7 @@ def test_a_missing_file_is_the_users_input(tmp_path: Path) -> None:
 def test_geneval_prompts_are_named_by_their_place(tmp_path: Path) -> None:
     lines = [{"tag": "counting", "include": [], "prompt": f"{n} cats"} for n in range(2)]
     path = tmp_path / "g.jsonl"
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8-sig")
     items = load_prompts(path, format="geneval")
 
     assert [item.task.task_id for item in items] == ["00000", "00001"]

@@ -32,6 +32,7 @@ class World:
     def __init__(self, folder: Path, *, with_text: bool = False) -> None:
         self.folder = folder
         self.with_text = with_text
+        self.settings = "1 vote"
         self.store = MemoryImageStore()
         self.judge = FakeJudge()
         self.image_model = FakeImageModel(self.store)
@@ -43,7 +44,7 @@ class World:
         stages = stages or (AGENT, RENDER, JUDGE)
         self.judge.events.clear()
         self.image_model.events.clear()
-        scorer = KScoreScorer(judge=self.judge, with_text=self.with_text)
+        scorer = KScoreScorer(judge=self.judge, with_text=self.with_text, settings=self.settings)
         journals = Journals(self.folder)
         pipeline = Pipeline(
             Makers(
@@ -135,10 +136,12 @@ async def test_the_same_picture_from_another_image_model_is_not_judged_again(wor
     assert (len(world.drawn), len(world.judged)) == (5, 0)
 
 
-@pytest.mark.parametrize("field", ["name", "prompt_sha"])
-async def test_another_judge_or_rubric_judges_again(world: World, field: str) -> None:
+@pytest.mark.parametrize("field", ["name", "prompt_sha", "settings"])
+async def test_another_judge_rubric_or_number_of_votes_judges_again(
+    world: World, field: str
+) -> None:
     await world.run()
-    setattr(world.judge, field, "other")
+    setattr(world if field == "settings" else world.judge, field, "other")
     await world.run()
     assert (len(world.drawn), len(world.judged)) == (0, 5)
 

@@ -1,0 +1,63 @@
+"""What an evaluation refuses before anything is started or paid for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.bench.plan import EvalPlan
+from cluster.bench.ready import claim_folder, refuse_unready
+from core.config import Config, build_config, load_config, save_config
+from core.errors import ConfigError
+
+PLAN = EvalPlan(benchmark="knowgen", agent="none", stages=("judge",), missing="zero")
+WISE = replace(PLAN, benchmark="wise", edition="legacy")
+JUDGE = {"judge": {"kind": "openai", "model": "eye", "api_key_env": ""}}
+
+
+def test_a_folder_is_one_benchmarks_own(tmp_path: Path) -> None:
+    out = tmp_path / "eval"
+    claim_folder(PLAN, out)
+    claim_folder(replace(PLAN, stages=("render",)), out)
+    with pytest.raises(ConfigError, match="holds an evaluation of knowgen, not of wise legacy"):
+        claim_folder(WISE, out)
+    claim_folder(WISE, tmp_path / "wise")
+    with pytest.raises(ConfigError, match="of wise legacy, not of wise verified"):
+        claim_folder(replace(WISE, edition="verified"), tmp_path / "wise")
+
+
+def test_a_training_run_is_not_written_over(tmp_path: Path) -> None:
+    save_config(load_config("nano"), tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="is the folder of a run"):
+        claim_folder(PLAN, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "config", "sentence"),
+    [
+        (PLAN, Config(), "set judge.kind=openai"),
+        (PLAN, build_config(JUDGE | {"render": {"seeds": [0, 1]}}), "one picture per task"),
+        (replace(PLAN, agent="openai", stages=("agent",)), Config(), "agent.model: none is set"),
+        (
+            replace(WISE, data=Path("WISE/data_verified/merge.json")),
+            build_config(JUDGE),
+            "add --edition verified",
+        ),
+        (
+            replace(WISE, edition="verified", data=Path("WISE_legacy/data")),
+            build_config(JUDGE),
+            "add --edition legacy",
+        ),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(
+    plan: EvalPlan, config: Config, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        refuse_unready(plan, config)
+
+
+def test_the_right_edition_is_taken() -> None:
+    refuse_unready(replace(WISE, data=Path("WISE_legacy/data_verified")), build_config(JUDGE))
+    refuse_unready(replace(WISE, data=Path("merge.json")), build_config(JUDGE))
