@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import time
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ def trajectory_digest(trajectory: Trajectory) -> str:
     seen = hashlib.sha256()
     for turn in trajectory.turns:
         completion = turn.completion
-        logprobs = [value.hex() for value in completion.logprobs]
         pixels = [image.pixel_digest for image in turn.images]
-        parts = [turn.prompt_ids, completion.token_ids, logprobs, pixels]
-        seen.update(json.dumps(parts).encode())
+        sizes = [len(turn.prompt_ids), len(completion.token_ids), len(pixels)]
+        seen.update(array("q", [*sizes, *turn.prompt_ids, *completion.token_ids]).tobytes())
+        seen.update(array("d", completion.logprobs).tobytes())
+        seen.update("".join(pixels).encode())
     return seen.hexdigest()
 
 
