@@ -53,7 +53,7 @@ class Audit:
 def audit_run(folder: Path) -> Audit:
     if not (folder / EVENTS).is_file():
         raise ConfigError(f"{folder} holds no {EVENTS}; give the folder of a run, e.g. runs/nano")
-    endings, starts, steps = _endings(read_rows(folder / EVENTS))
+    endings, starts, steps = endings_of(read_rows(folder / EVENTS))
     kinds = Counter(kind for kinds in endings.values() for kind in kinds)
     members = [row for row in read_rows(folder / TRAJECTORIES) if row["mode"] == "train"]
     return Audit(
@@ -93,7 +93,7 @@ def audit_json(audit: Audit) -> dict[str, Any]:
     }
 
 
-def _endings(rows: Iterable[Row]) -> tuple[dict[int, list[Ending]], int, int]:
+def endings_of(rows: Iterable[Row]) -> tuple[dict[int, list[Ending]], int, int]:
     """(endings of every ordinal that count, starts, newest step with a consumed group)."""
     endings: dict[int, list[Ending]] = {}
     starts = steps = 0
