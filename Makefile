@@ -55,7 +55,7 @@ lock: setup  ## compile requirements/*.in again
 			requirements/$$platform.in --output-file requirements/$$platform.txt || exit 1; \
 	done
 
-pictures: setup  ## take docs/images again from the last demo run
+pictures: setup  ## take docs/images again: a live screen, a report, an evaluation
 	$(BIN)/python -m docs.pictures
 
 clean:  ## remove caches and runs, not .venv and not models

@@ -1,12 +1,17 @@
-"""Takes the pictures in docs/images again: the live screen of a real run, and its report.
+"""Takes the pictures in docs/images again.
 
-    python -m docs.pictures            # needs tmux and chromium
+    python -m docs.pictures                  # needs tmux and chromium
+    python -m docs.pictures evaluation       # some of them: live, report, evaluation
 
-A short nano run is started inside tmux; its screen is captured in the middle of a step. The report
-is the last demo's when there is one, else that of the short run. Refuses to write anything when
-the page has a broken image, a horizontal overflow, or an error on the console.
+live        the screen of a short nano run, started inside tmux, in the middle of a step
+report      the last demo's when there is one, else that of the short run
+evaluation  an evaluation of the demo's policy, else of the nano policy as it comes, and its
+            comparison with the raw prompt on the same tasks
+Refuses to write anything when a page has a broken image, a horizontal overflow, or an error on the
+console.
 """
 
+import argparse
 import json
 import re
 import shutil
@@ -24,6 +29,8 @@ from core.errors import ConfigError
 
 IMAGES = Path(__file__).parent / "images"
 RUNS = Path("runs")
+NANO_POLICY = Path("models/nano/policy")
+PARTS = ("live", "report", "evaluation")
 SESSION = "gensearcher-pictures"
 COLUMNS, ROWS = 90, 24
 RUN_TIMEOUT_S = 900.0
@@ -49,21 +56,50 @@ document.addEventListener("DOMContentLoaded", () => {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parts = parser.parse_args().parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: name some of {', '.join(PARTS)}")
     IMAGES.mkdir(parents=True, exist_ok=True)
     for tool in ("tmux", "chromium"):
         if shutil.which(tool) is None:
             raise ConfigError(f"{tool} is not installed; install the package {tool}")
     with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
         root = Path(folder)
-        screen = capture_live_screen(root)
-        save_terminal_picture(screen, IMAGES / "live.png", scratch=root)
         demo = RUNS / "demo"
-        run = demo if (demo / "summary.json").is_file() else root / "pictures"
-        for width, name in ((1200, "report.png"), (420, "report_narrow.png")):
-            height = probe_page(write_report(run), width=width, scratch=root)
-            shot = min(height, 2600)
-            screenshot(run / "report.html", IMAGES / name, width=width, height=shot)
+        has_demo = (demo / "summary.json").is_file()
+        if "live" in parts or ("report" in parts and not has_demo):
+            screen = capture_live_screen(root)
+            save_terminal_picture(screen, IMAGES / "live.png", scratch=root)
+        if "report" in parts:
+            run = demo if has_demo else root / "pictures"
+            for width, name in ((1200, "report.png"), (420, "report_narrow.png")):
+                save_page_picture(write_report(run), name, width=width, scratch=root)
+        if "evaluation" in parts:
+            policy = last_checkpoint(demo) if has_demo else NANO_POLICY
+            evaluated, compared = evaluate(policy, root)
+            save_page_picture(evaluated, "evaluation.png", width=1120, scratch=root)
+            save_page_picture(compared, "compare.png", width=1120, scratch=root, most=620)
     sys.stdout.write(f"wrote {', '.join(sorted(p.name for p in IMAGES.glob('*.png')))}\n")
+
+
+def last_checkpoint(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step_*"))
+
+
+def evaluate(policy: Path, root: Path) -> tuple[Path, Path]:
+    """(the policy's evaluation, its comparison with the raw prompt), as pages."""
+    raw, agent = root / "raw prompt", root / "agent"
+    for out, options in ((raw, ("--agent", "none")), (agent, ("--checkpoint", str(policy)))):
+        gensearcher("eval", "nano", "--limit", "128", "--out", str(out), *options)
+    gensearcher("compare", str(raw), str(agent))
+    return agent / "report.html", agent / f"against_{raw.name}" / "compare.html"
+
+
+def gensearcher(*arguments: str) -> None:
+    command = (sys.executable, "-m", "cluster.cli", *arguments)
+    subprocess.run(command, check=True, timeout=RUN_TIMEOUT_S)
 
 
 def capture_live_screen(root: Path) -> str:
@@ -119,6 +155,14 @@ def probe_page(page: Path, *, width: int, scratch: Path) -> int:
     if facts["broken"] or facts["overflow"] > 0 or errors:
         raise RuntimeError(f"{page} at {width} px: {facts}, console: {errors}")
     return int(facts["height"])
+
+
+def save_page_picture(
+    page: Path, name: str, *, width: int, scratch: Path, most: int = 2600
+) -> None:
+    """The top `most` pixels of the page. Raises RuntimeError when something on it is wrong."""
+    height = probe_page(page, width=width, scratch=scratch)
+    screenshot(page, IMAGES / name, width=width, height=min(height, most))
 
 
 def screenshot(page: Path, path: Path, *, width: int, height: int) -> None:

@@ -194,6 +194,8 @@ def _evaluate(plan: "EvalPlan", config: Config, *, as_json: bool) -> None:
     else:
         console.print(draw_evaluation(tree))
         console.print(f"report: {(config.run_dir / 'report.html').resolve()}")
-    if plan.missing == "fail" and plan.judges and tree["failed"]:
-        errors.print(f"{tree['failed']} tasks have no score; run again to try them again")
+    missing = tree["n"] - tree["scored"]
+    if plan.missing == "fail" and plan.judges and missing:
+        lost = "1 task has" if missing == 1 else f"{missing} tasks have"
+        errors.print(f"{lost} no score; run again to try them again")
         raise typer.Exit(FAILED_ROWS)

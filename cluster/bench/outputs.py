@@ -40,7 +40,8 @@ class Evaluation:
 
     @property
     def summary(self) -> BenchSummary:
-        return summarise(self.rows, rules=self.rules, missing=self.plan.missing)
+        judges = self.plan.benchmark != "prompts"
+        return summarise(self.rows, rules=self.rules, missing=self.plan.missing, judges=judges)
 
 
 def write_outputs(evaluation: Evaluation, config: Config, *, images: ImageStore) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def task_scores(evaluation: Evaluation, config: Config) -> RunScores:
             for row in evaluation.rows
             if row.judged is not None
         ),
-        num_failed=sum(row.judged is None for row in evaluation.rows),
+        num_failed=sum(row.failure is not None for row in evaluation.rows),
     )
 
 
@@ -138,6 +139,7 @@ def summary_json(evaluation: Evaluation, summary: BenchSummary, config: Config) 
         "n": summary.n,
         "scored": summary.scored,
         "failed": summary.failed,
+        "not_run": summary.not_run,
         "causes": dict(summary.causes),
         "fallbacks": summary.fallbacks,
         "flagged": summary.flagged,

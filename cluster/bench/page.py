@@ -58,7 +58,7 @@ def write_page(
 ) -> None:
     """`tree` is what summary.json holds."""
     worst, best = pick_cases(rows, rules=rules, count=num_cases)
-    lost = [row for row in rows if row.judged is None]
+    lost = [row for row in rows if row.failure is not None]
     page = render_page(
         "benchmark.html.j2",
         tree=tree,

@@ -11,15 +11,8 @@ from rich.text import Text
 
 def draw_evaluation(tree: Mapping[str, Any]) -> RenderableType:
     """The table, in hundredths; what is missing and why; what this run did."""
-    figures = {"skip": "score"} if not tree["failed"] else {"skip": "scored only", "zero": "as 0"}
-    table = Table(box=box.SIMPLE, title=_title(tree), caption="hundredths, 95% intervals")
-    table.add_column("part")
-    for heading in ("tasks", "failed", *figures.values()):
-        table.add_column(heading, justify="right", no_wrap=True)
-    lines = {"overall": tree["overall"], **tree["groups"], **tree["categories"]}
-    for name, line in lines.items():
-        scores = (_number(line[figure].get("score")) for figure in figures)
-        table.add_row(name.replace("_", " "), str(line["n"]), str(line["failed"]), *scores)
+    has_scores = tree["scored"] and tree["benchmark"] != "prompts"
+    table = _table(tree) if has_scores else Text(_title(tree), "bold")
     notes = [f"{count} without a score, {cause}" for cause, count in sorted(tree["causes"].items())]
     if tree["fallbacks"]:
         notes.append(f"{tree['fallbacks']} times the raw prompt stood in for a missing answer")
@@ -28,9 +21,24 @@ def draw_evaluation(tree: Mapping[str, Any]) -> RenderableType:
     return Group(table, *(Text(note) for note in notes), Text(_did(tree["this_run"])))
 
 
+def _table(tree: Mapping[str, Any]) -> Table:
+    whole = tree["scored"] == tree["n"]
+    figures = {"skip": "score"} if whole else {"skip": "scored only", "zero": "as 0"}
+    table = Table(box=box.SIMPLE, title=_title(tree), caption="hundredths, 95% intervals")
+    table.add_column("part")
+    for heading in ("tasks", "failed", *figures.values()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    lines = {"overall": tree["overall"], **tree["groups"], **tree["categories"]}
+    for name, line in lines.items():
+        scores = (_number(line[figure].get("score")) for figure in figures)
+        table.add_row(name.replace("_", " "), str(line["n"]), str(line["failed"]), *scores)
+    return table
+
+
 def _title(tree: Mapping[str, Any]) -> str:
+    done = "drawn" if tree["benchmark"] == "prompts" else "scored"
     edition = f" {tree['edition']}" if tree["edition"] else ""
-    return f"{tree['benchmark']}{edition}: {tree['scored']} of {tree['n']} tasks scored"
+    return f"{tree['benchmark']}{edition}: {tree['scored']} of {tree['n']} tasks {done}"
 
 
 def _number(one: Mapping[str, Any] | None) -> str:

@@ -39,6 +39,7 @@ class Line:
     n: int
     """Rows, with and without a score."""
     failed: int
+    """Rows that a fault of ours left without a score."""
     skip: Mapping[str, Estimate]
     """By dimension, and "score"; one that applies to no row is absent."""
     zero: Mapping[str, Estimate]
@@ -48,7 +49,11 @@ class Line:
 class BenchSummary:
     n: int
     scored: int
+    """Rows with a score; where nobody judges, those that were drawn."""
     failed: int
+    """Rows that a fault of ours left without one."""
+    not_run: int
+    """Rows without one because a stage was not run yet; in the figures as the failed ones."""
     causes: Mapping[str, int]
     """Of the missing scores, e.g. {"judge: HTTP 500": 3}."""
     fallbacks: int
@@ -57,7 +62,8 @@ class BenchSummary:
     """Rows in which a tool was broken: their score may be low by no fault of the agent."""
     missing: Missing
     headline: Estimate | None
-    """The score of the whole under `missing`; None when `fail` forbids one, or there is none."""
+    """The score of the whole under `missing`; None when `fail` forbids one, or no row came to its
+    end yet."""
     overall: Line
     groups: tuple[Line, ...]
     categories: tuple[Line, ...]
@@ -76,25 +82,30 @@ class _Scored:
     scores: Floats
 
 
-def summarise(rows: Sequence[RowResult], *, rules: Rules, missing: Missing) -> BenchSummary:
-    """`rows`: one per task, as far as each came."""
-    lost = [row for row in rows if row.judged is None]
+def summarise(
+    rows: Sequence[RowResult], *, rules: Rules, missing: Missing, judges: bool = True
+) -> BenchSummary:
+    """`rows`: one per task, as far as each came. `judges`: there is a judge after the drawing."""
+    lost = [row for row in rows if (row.judged if judges else row.drawn) is None]
+    failed = sum(row.failure is not None for row in lost)
     categories = _by(rows, lambda row: row.item.task.meta.category)
     groups = _by(rows, lambda row: rules.groups.get(row.item.task.meta.category, "other"))
     groups = groups if rules.groups else {}
     overall = _overall(rows, parts=groups or categories, rules=rules)
     headline = overall.zero.get(SCORE) if missing == "zero" else overall.skip.get(SCORE)
+    has_headline = judges and len(lost) - failed < len(rows) and not (missing == "fail" and lost)
     values = [row.played.values for row in rows if row.played and row.played.values]
     names = dict.fromkeys(name for one in values for name in one)
     return BenchSummary(
         n=len(rows),
         scored=len(rows) - len(lost),
-        failed=len(lost),
+        failed=failed,
+        not_run=len(lost) - failed,
         causes=dict(Counter(cause_of(row) for row in lost).most_common()),
         fallbacks=sum(bool(row.played and row.played.fallback) for row in rows),
         flagged=sum(bool(row.played and row.played.tool_errors) for row in rows),
         missing=missing,
-        headline=None if missing == "fail" and lost else headline,
+        headline=headline if has_headline else None,
         overall=overall,
         groups=tuple(_line(name, part, rules=rules) for name, part in sorted(groups.items())),
         categories=tuple(
@@ -129,7 +140,7 @@ def _line(name: str, rows: Sequence[RowResult], *, rules: Rules) -> Line:
         figure: _estimates([_numbers(rows, rules, zero=figure == "zero")], None, rules)
         for figure in ("skip", "zero")
     }
-    failed = sum(row.judged is None for row in rows)
+    failed = sum(row.failure is not None for row in rows)
     return Line(name=name, n=len(rows), failed=failed, **figures)
 
 
@@ -138,7 +149,7 @@ def _overall(
 ) -> Line:
     if rules.overall is None:
         return _line(OVERALL, rows, rules=rules)
-    failed = sum(row.judged is None for row in rows)
+    failed = sum(row.failure is not None for row in rows)
     figures = {}
     for figure in ("skip", "zero"):
         numbers = {

@@ -158,6 +158,8 @@ def test_a_row_that_no_stage_reached_says_so() -> None:
     unplayed = RowResult(item=make_item(), agent=None, render=None, judge=None)
     summary = summarise([unplayed], rules=knowgen_rules("paper"), missing="zero")
 
-    assert summary.causes == {"agent: not run": 1}
-    assert summary.headline is not None
-    assert summary.headline.mean == 0.0
+    assert (summary.causes, summary.failed, summary.not_run) == ({"agent: not run": 1}, 0, 1)
+    assert summary.headline is None
+    half = summarise([unplayed, row(1, PERFECT)], rules=knowgen_rules("paper"), missing="zero")
+    assert half.headline is not None
+    assert half.headline.mean == 0.5, "no row is dropped in silence, also not one that was not run"
