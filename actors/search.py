@@ -33,6 +33,8 @@ MAX_PAUSE_S = 2.0
 MAX_CONCURRENCY = 1000
 """Calls that the actor has in flight; they wait for providers, not for a CPU."""
 
+CLOSE_S = 10.0
+
 T = TypeVar("T")
 
 
@@ -59,6 +61,9 @@ class SearchActor:
     async def specs(self) -> tuple[ToolSpec, ...]:
         return self._toolbox.specs
 
+    async def close(self) -> None:
+        await self._toolbox.close()
+
     async def node_id(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
@@ -82,6 +87,13 @@ def start_search_actors(
     where = NodeAffinitySchedulingStrategy(ray.get(first.node_id.remote()), soft=False)
     beside = actor.options(**options, scheduling_strategy=where)
     return [first, *(beside.remote(open_toolbox) for _ in range(number - 1))]
+
+
+def stop_search_actors(handles: Sequence[Any]) -> None:
+    """Let them write down what they have counted and close their connections; then end them."""
+    ray.wait([one.close.remote() for one in handles], num_returns=len(handles), timeout=CLOSE_S)
+    for one in handles:
+        ray.kill(one)
 
 
 class SearchClient:

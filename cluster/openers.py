@@ -97,6 +97,7 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
     """
     library = open_library(config, run_dir, launch=launch)
     guard = _open_guard(config, library)
+    close_providers = None
     if config.tools.mode == "replay":
         search = library.search(None)
         image_search = library.image_search(None)
@@ -114,6 +115,7 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
         image_search = library.image_search(providers.image_search)
         pages = library.pages(providers.pages)
         summaries = library.summaries(providers.summariser)
+        close_providers = providers.close
     return LocalToolbox(
         [
             SearchTool(guard.search(search), top_k=config.tools.top_k),
@@ -126,6 +128,7 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
         ],
         library,
         deadline_s=config.tools.timeout_s,
+        close_providers=close_providers,
     )
 
 

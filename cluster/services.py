@@ -21,7 +21,7 @@ import ray
 from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
-from actors.search import SearchClient, start_search_actors
+from actors.search import SearchClient, start_search_actors, stop_search_actors
 from actors.served_model import deploy_model, served_app_name, stop_model
 from cluster.openers import (
     RENDERS,
@@ -101,8 +101,7 @@ def start_search(
         number=config.cluster.search_actors,
         num_cpus=config.cluster.search_num_cpus,
     )
-    for handle in handles:
-        stack.callback(ray.kill, handle)
+    stack.callback(stop_search_actors, handles)
     tool_specs = ray.get(handles[0].specs.remote())  # it is up, or its error is raised here
     return SearchClient(handles), tool_specs
 

@@ -92,4 +92,5 @@ async def teach(
         )
         for ordinal in range(wanted)
     ]
+    await toolbox.close()
     return [one for one in played if one.stop_reason is StopReason.ANSWER]

@@ -3,29 +3,30 @@
 In: providers (envs/provider.py), and what must not come through them: hosts, and the ground-truth
 images and prompts of a benchmark. Out: the same providers without it. A hit or page that quotes a
 prompt is left out, and so is an image with the bytes or the looks (envs/lookalike.py) of a ground
-truth; a page of a blocked host "does not exist" and is not asked for. Every block is counted by
-reason: host, prompt, image, lookalike. Put it outside of a store, so that what was kept before the
-benchmark was named is held back too. Raises what the providers and the image store raise, and
-ConfigError or DataError for a benchmark that cannot be read.
+truth, or with a title that quotes; a page of a blocked host "does not exist" and is not asked for.
+Every block is counted by reason: host, prompt, image, lookalike. Put it outside of a store, so that
+what was kept before the benchmark was named is held back too. Raises what the providers and the
+image store raise, and ConfigError or DataError for a benchmark that cannot be read.
 """
 
 import asyncio
 import hashlib
 import logging
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 from core.errors import DataError
 from core.protocols import ImageStore
 from core.records import FoundImage, ImageRef
 from envs.guard import is_blocked
+from envs.images import clean_image
 from envs.lookalike import MAX_DISTANCE, distance, fingerprint
 from envs.provider import Fetched, ImageSearch, Page, PageReader, SearchHit, TextSearch
 from envs.tasks import load_rows
+from envs.words import is_character, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ QUOTE_WORDS = 12
 """So many words of a prompt in a row are a quotation; chance does not bring them together."""
 SHORTEST_PROMPT = 6
 """A prompt of fewer words than QUOTE_WORDS counts as a whole; one of fewer than this not at all."""
-
-_WORD = re.compile(r"[^\W_]+")
+CHARACTERS_PER_WORD = 2
+"""In prompts of scripts that write no spaces between words (envs/words.py)."""
 
 
 class Benchmark:
@@ -65,19 +66,23 @@ class Benchmark:
         return benchmark
 
     def add_prompt(self, prompt: str) -> None:
-        words = _words(prompt)
-        size = min(QUOTE_WORDS, len(words))
-        if size >= SHORTEST_PROMPT:
+        words = words_of(prompt)
+        scale = CHARACTERS_PER_WORD if 2 * sum(map(is_character, words)) > len(words) else 1
+        size = min(QUOTE_WORDS * scale, len(words))
+        if size >= SHORTEST_PROMPT * scale:
             self._quotes.setdefault(size, set()).update(_runs(words, size))
 
     def add_image(self, data: bytes) -> None:
+        """Raises DataError."""
         self._digests.add(hashlib.sha256(data).hexdigest())
         known = fingerprint(data)
         if known is not None:
             self._fingerprints.append(known)
+        else:  # of a copy from the web only the bytes are left to know it by, as they are kept
+            self._digests.add(hashlib.sha256(clean_image(data)).hexdigest())
 
     def is_quoted(self, *texts: str) -> bool:
-        words = _words("\n".join(texts)) if self._quotes else []
+        words = words_of("\n".join(texts)) if self._quotes else []
         return any(
             run in quotes for size, quotes in self._quotes.items() for run in _runs(words, size)
         )
@@ -133,8 +138,9 @@ class ContaminationGuard:
         return reason is None
 
     def reason_of_url(self, url: str) -> str | None:
+        """Of the host as a fetch would read it."""
         try:
-            host = urlsplit(url).hostname or ""
+            host = (URL(url).raw_host or "").rstrip(".")
         except ValueError:
             return None  # no fetch will accept it either
         return "host" if is_blocked(host, self._blocked_hosts) else None
@@ -143,7 +149,8 @@ class ContaminationGuard:
         return self.reason_of_url(hit.url) or self._reason_of_text(hit.title, hit.snippet)
 
     def reason_of_page(self, page: Page) -> str | None:
-        return self._reason_of_text(page.title, page.text)
+        """A replay may have put a page of another host in place of the one asked for."""
+        return self.reason_of_url(page.url) or self._reason_of_text(page.title, page.text)
 
     def reason_of_image(self, image: FoundImage) -> str | None:
         """Reads the image; takes long enough to be kept off the event loop."""
@@ -216,10 +223,6 @@ class _GuardedPages:
             return found
         reason = await asyncio.to_thread(guard.reason_of_page, found.value)
         return found if guard.passes(reason) else replace(found, value=None)
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _runs(words: list[str], size: int) -> Iterator[tuple[str, ...]]:

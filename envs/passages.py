@@ -8,9 +8,10 @@ import math
 import re
 from collections import Counter
 
+from envs.words import words_of
+
 PASSAGE_CHARS = 600
 
-_WORD = re.compile(r"[^\W_]+")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 
 
@@ -60,8 +61,8 @@ def _split(text: str) -> list[str]:
 
 def _scores(passages: list[str], query: str) -> list[float]:
     """Sum over the query's words of idf * tf / (tf + 1): BM25 without length, k1 = 1."""
-    counts = [Counter(_WORD.findall(passage.lower())) for passage in passages]
-    words = set(_WORD.findall(query.lower()))
+    counts = [Counter(words_of(passage)) for passage in passages]
+    words = set(words_of(query))
     found_in = {word: sum(word in count for count in counts) for word in words}
     idf = {word: math.log(1 + len(passages) / found) for word, found in found_in.items() if found}
     return [

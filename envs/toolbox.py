@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import quantiles
 from typing import Any
@@ -96,12 +96,18 @@ class LocalToolbox:
     """Implements core.protocols.Toolbox in this process."""
 
     def __init__(
-        self, tools: Sequence[ProviderTool[Any]], library: Library, *, deadline_s: float = 30.0
+        self,
+        tools: Sequence[ProviderTool[Any]],
+        library: Library,
+        *,
+        deadline_s: float = 30.0,
+        close_providers: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`deadline_s` bounds one call."""
+        """`deadline_s` bounds one call; `close_providers` is for `close`."""
         self._tools = {tool.spec.name: tool for tool in tools}
         self._library = library
         self._deadline_s = deadline_s
+        self._close_providers = close_providers
         self._read = functools.lru_cache(maxsize=READ_CALLS_KEPT)(self._read_call)
         self._in_flight = 0
         self._latencies_s: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -153,7 +159,10 @@ class LocalToolbox:
             p95_s=percent[94],
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Connections end, and what was counted and used is written down; no call may follow."""
+        if self._close_providers is not None:
+            await self._close_providers()
         self._library.close()
 
     async def _call(self, call: ToolCall, rollout_id: RolloutId) -> tuple[ToolResult, str]:

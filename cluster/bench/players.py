@@ -4,6 +4,7 @@ Both bring the tokenizer and the episode loop with them, so nothing else of an e
 this module. Errors of start-up pass through as they are.
 """
 
+import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -48,6 +49,7 @@ def open_player(
         prepare_store(config, run_dir)
         prepare_corpus(config, run_dir)
         tools = open_toolbox(config, run_dir, keys, launch=uuid.uuid4().hex[:8])
+        stack.callback(lambda: asyncio.run(tools.close()))
         prompt = _system_prompt(config, tools.specs)
         policy = _endpoint_policy(config, keys, images)
         pool = _local_pool(config, policy, tools, prompt, images)

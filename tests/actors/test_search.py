@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from actors.search import SearchClient, start_search_actors
+from actors.search import SearchClient, start_search_actors, stop_search_actors
 from core.errors import InfraError
 from core.records import RolloutId, ToolCall, ToolResult
 from envs.corpus import Corpus, build_corpus
@@ -94,6 +94,15 @@ async def test_a_killed_actor_comes_back_with_its_cache(handle: Any, tmp_path: P
     assert results[0].cached, "fetched before the kill"
     kept = Store(tmp_path / "store").rows("SELECT count(*) FROM entries")
     assert kept == [(51,)], "nothing that was answered is lost"
+
+
+async def test_an_actor_that_is_stopped_has_written_down_what_it_counted(
+    handle: Any, tmp_path: Path
+) -> None:
+    await search(SearchClient([handle]), "Torvi")
+    stop_search_actors([handle])
+    assert Store(tmp_path / "store").tallies("run/0")["calls"] == 1
+    stop_search_actors([handle])
 
 
 async def test_an_actor_that_is_gone_is_an_error_within_the_deadline(handle: Any) -> None:

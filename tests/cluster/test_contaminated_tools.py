@@ -33,7 +33,7 @@ async def test_a_named_benchmark_is_held_back_by_the_tools_of_a_run(tmp_path: Pa
         toolbox = open_toolbox(config, run_dir, Keys(), launch=launch)
         shown, read = [await toolbox.call(call, rollout_id=make_rollout_id()) for call in calls]
         blocked = dict(toolbox.counters().blocked)
-        toolbox.close()
+        await toolbox.close()
         return [image.title for image in shown.images], read.text, blocked
 
     titles, text, blocked = await results("0")

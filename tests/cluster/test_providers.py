@@ -1,20 +1,28 @@
 """The providers of a recipe, opened as the search actor opens them, over the fake web."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.doctor import check_corpus
 from cluster.providers import Providers, open_providers
 from core.config import load_config
 from core.errors import ConfigError
+from core.records import ToolCall
 from envs.corpus import build_corpus
 from envs.fake_web.app import KEY, FakeWeb
 from envs.fake_web.faults import Fault
 from envs.fake_web.server import nano_web, overrides_for, serving_on_a_thread
 from envs.images import FileImageStore
 from envs.nano.world import World
+from envs.store.library import Library
+from envs.store.store import Store
+from envs.toolbox import LocalToolbox
+from envs.tools import BrowseTool, SearchTool
+from tests.builders import make_rollout_id
 
 WEB = ("serper", "brave", "tavily", "serpapi", "searxng")
 KEYS = dict.fromkeys((*WEB, "jina"), KEY)
@@ -139,6 +147,36 @@ async def test_a_list_whose_first_hangs_leaves_time_for_the_next(
 
     assert found.provider == "brave"
     await providers.close()
+
+
+async def test_tools_that_are_closed_leave_no_connection_open(
+    served: tuple[FakeWeb, str], world: World, tmp_path: Path
+) -> None:
+    _, address = served
+    providers = opened(
+        address, tmp_path, "tools.search=searxng", "tools.image_search=serper", "tools.pages=fetch"
+    )
+    toolbox = LocalToolbox(
+        [SearchTool(providers.search, top_k=1), BrowseTool(providers.pages)],
+        Library(Store(tmp_path / "store")),
+        close_providers=providers.close,
+    )
+    url = f"{address}/page/{world.pages()[0].url}"
+    for name, arguments in (
+        ("search", {"queries": [world.countries[0].name]}),
+        ("browse", {"url": url, "query": "founded"}),
+    ):
+        call = ToolCall(name=name, arguments=json.dumps(arguments))
+        assert (await toolbox.call(call, rollout_id=make_rollout_id())).upstream_calls == 1
+
+    def connections() -> int:
+        port = int(address.rpartition(":")[2])
+        every = psutil.Process().net_connections()
+        return sum(bool(one.raddr) and one.raddr.port == port for one in every)
+
+    assert connections() == 2
+    await toolbox.close()
+    assert connections() == 0
 
 
 def test_a_corpus_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ async def play(config: Config, *queries: str) -> list[ToolResult]:
         ToolCall(name="search", arguments=json.dumps({"queries": [query]})) for query in queries
     ]
     results = [await toolbox.call(call, rollout_id=make_rollout_id()) for call in calls]
-    toolbox.close()
+    await toolbox.close()
     return results
 
 

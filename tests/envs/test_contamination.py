@@ -5,11 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from core.errors import DataError
 from core.records import FoundImage
 from envs.contamination import Benchmark, ContaminationGuard
-from envs.images import FileImageStore, clean_image
+from envs.images import FileImageStore, clean_image, image_ref
 from envs.provider import Fetched, Page, SearchHit
 from tests.builders import png_bytes
 from tests.envs.test_lookalike import copies, encode, made_picture
@@ -20,6 +21,7 @@ PROMPT = (
 )
 SHORT = "Draw the national flag of Torvi"
 TINY = "Draw a cat"
+HAN = "用水彩画出黎明时分托尔维港口的古老木制起重机,两个踏轮从后面被照亮"
 
 
 class Web:
@@ -51,7 +53,7 @@ class Web:
 @pytest.fixture
 def benchmark_file(tmp_path: Path) -> Path:
     rows = []
-    for number, prompt in enumerate((PROMPT, SHORT, TINY)):
+    for number, prompt in enumerate((PROMPT, SHORT, TINY, HAN)):
         (tmp_path / f"{number}.png").write_bytes(encode(made_picture(number), "PNG"))
         rows.append({"id": number, "prompt": prompt, "gt_image": f"{number}.png"})
     path = tmp_path / "bench.json"
@@ -86,6 +88,17 @@ def hit(snippet: str, url: str = "http://a.test/") -> SearchHit:
     return SearchHit(url=url, title="t", snippet=snippet)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_bytes_of_a_ground_truth_are_known_as_a_download_is_kept(kind: str) -> None:
+    """A picture of one colour has no looks to be known by."""
+    truth = encode(Image.new("RGB", (64, 48), (200, 10, 10)), kind)
+    benchmark = Benchmark()
+    benchmark.add_image(truth)
+    assert not benchmark.has_pictures
+    for data in (truth, clean_image(truth)):
+        assert benchmark.has_bytes_of(image_ref(data).sha256)
+
+
 def found(images: FileImageStore, data: bytes, *, page_url: str = "http://a.test/") -> FoundImage:
     return FoundImage(ref=images.put(data), title="a picture", page_url=page_url)
 
@@ -108,6 +121,20 @@ async def test_a_hit_that_quotes_a_prompt_is_held_back(guarded: Guarded) -> None
     assert guarded.blocks == {"prompt": 3, "host": 1}
 
 
+async def test_a_quotation_is_known_in_a_script_without_spaces_and_through_soft_hyphens(
+    guarded: Guarded,
+) -> None:
+    hits = (
+        hit(f"提示词:{HAN[2:27]}。"),  # 24 characters in a row, and a comma
+        hit(HAN[5:22]),  # 17
+        hit("\u200b".join(PROMPT)),
+        hit(PROMPT.replace("treadwheels", "tread\u00adwheels").upper()),
+    )
+    result = await guarded.guard.search(Web(hits=hits)).search("q", k=9)
+    assert result.value == hits[1:2]
+    assert guarded.blocks == {"prompt": 3}
+
+
 async def test_a_page_that_quotes_a_prompt_does_not_exist(guarded: Guarded) -> None:
     for text, exists in ((f"a\n\n{PROMPT}\n\nb", False), ("the harbour crane of Torvi", True)):
         page = await guarded.guard.pages(Web(text=text)).page("http://a.test/")
@@ -121,6 +148,27 @@ async def test_a_page_of_a_blocked_host_is_not_asked_for(guarded: Guarded) -> No
     assert (await pages.page("http://blocked.test/a")).value is None
     assert (await pages.page("http://notblocked.test/a")).value is not None
     assert web.pages_asked == ["http://notblocked.test/a"]
+    assert guarded.blocks == {"host": 1}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://blocked.test./x", "https://BLOCKED.test:8443/x", "//blocked.test/x"),
+        *("https://blocked\u3002test/x", "https://user@deep.blocked.test"),
+    ],
+)
+async def test_a_blocked_host_is_known_however_it_is_written(guarded: Guarded, url: str) -> None:
+    assert guarded.guard.reason_of_url(url) == "host"
+
+
+async def test_a_stand_in_of_a_blocked_host_is_held_back(guarded: Guarded) -> None:
+    class Replay(Web):
+        async def page(self, url: str) -> Fetched[Page | None]:
+            other = Page(url="http://blocked.test/a", title="t", text="x")
+            return Fetched(value=other, provider="replay", stand_in=other.url)
+
+    assert (await guarded.guard.pages(Replay()).page("http://a.test/a")).value is None
     assert guarded.blocks == {"host": 1}
 
 

@@ -51,7 +51,7 @@ async def record(folder: Path) -> dict[str, ToolResult]:
     shown = [await ask(toolbox, call) for call in CALLS]
     provider.error = ToolError("HTTP 500 from it")
     shown.append(await ask(toolbox, tool_call("search", queries=["broken"])))
-    toolbox.close()
+    await toolbox.close()
     return {result.call_key: result for result in shown}
 
 

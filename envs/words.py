@@ -1,0 +1,26 @@
+"""The words of a text in any script, for comparing texts. Never fails.
+
+Words are runs of letters and digits, casefolded, in their compatibility form, without soft hyphens
+and zero-width characters. Scripts that write no spaces between words are cut into characters.
+"""
+
+import re
+import unicodedata
+
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Han
+)
+_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+
+
+def words_of(text: str) -> list[str]:
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    return _WORD.findall(plain.casefold())
+
+
+def is_character(word: str) -> bool:
+    """Whether it is one character of a script without spaces: about half a word."""
+    return bool(_CHARACTER.match(word))
