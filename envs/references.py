@@ -11,7 +11,9 @@ their places stay). Out: the prompt in which
 
 Understood are ordinals ("the second reference image", "2nd", "last"), numbers ("reference image
 2", "Image 2", "images 2-4") and, when nothing is kept, plain "the reference image". Everything
-else stays letter by letter.
+else stays letter by letter. A short mention ("image 4", "the fourth reference") is one only where
+no noun follows it and no quotation marks stand around it: "a picture 4 metres wide", "the fourth
+reference book" and the words "Photo 4" on a sign are none.
 """
 
 import re
@@ -25,30 +27,47 @@ _REPLACEMENT = "the description"
 
 _ORDINAL = rf"(?:{'|'.join(ORDINALS)}|last|final|\d{{1,2}}(?:st|nd|rd|th))"
 _JOIN = r"(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|to)\s+|\s*(?:-|\u2013|&)\s*)"
-_IMAGES = r"(?:reference(?:s|\s+(?:image|picture|photo)s?)?)"
+_IMAGES = r"reference\s+(?:image|picture|photo)s?"
+_GOES_ON = (  # behind a short mention: its clause ends, or goes on without a noun
+    r"(?=\s*(?:\Z|[.,;:!?)\]\"'\u2019\u201d\u2014])|\s+(?:and|or|but|as|for|to|in|on|at|with|by|from|"
+    r"into|over|under|behind|beside|near|while|where|which|that|is|are|was|were|has|have|shows?|"
+    r"depicts?|gives?|must|should|may|can|will|too|only|instead)\b)"
+)
+_NOUN = rf"(?:{_IMAGES}|references?(?!\s+to\b){_GOES_ON})"
 _LEAD = (
-    r"(?:(?:as\s+)?(?:shown\s+|seen\s+|depicted\s+)?"
-    r"(?:of|from|in|on|by|with|like|to|per|using|matching|following)\s+)"
+    r"(?:(?:in\s+the\s+style\s+of|with\s+reference\s+to|according\s+to|based\s+on|similar\s+to|"
+    r"(?:as\s+)?(?:shown\s+|seen\s+|depicted\s+)?"
+    r"(?:of|from|in|on|by|with|like|to|per|using|matching|following))\s+)"
 )
+_BEFORE = rf"(?P<lead>\s*\b{_LEAD})?(?P<the>\bthe\s+)?"
 _PLACES = re.compile(
-    rf"(?P<lead>\s*\b{_LEAD})?(?P<the>\bthe\s+)?"
-    rf"(?P<places>\b{_ORDINAL}(?:{_JOIN}(?:the\s+)?{_ORDINAL})*)\s+(?P<noun>{_IMAGES})\b",
+    rf"{_BEFORE}(?P<places>\b{_ORDINAL}(?:{_JOIN}(?:the\s+)?{_ORDINAL})*)\s+(?P<noun>{_NOUN})\b",
     re.IGNORECASE,
 )
-_NUMBERS = re.compile(
-    rf"(?P<lead>\s*\b{_LEAD})?(?P<the>\bthe\s+)?"
-    rf"(?P<noun>\b(?:{_IMAGES}|(?:image|picture|photo)s?))\s*(?:#|no\.\s*|number\s+)?"
-    rf"(?P<places>(?<![\w#])#?\d{{1,2}}(?:{_JOIN}#?\d{{1,2}})*)(?![\w%]|[.:,-]\d)",
-    re.IGNORECASE,
+
+
+def _numbered(noun: str, after: str = "") -> re.Pattern[str]:
+    return re.compile(
+        rf"{_BEFORE}(?P<noun>\b{noun})\s*(?:#|no\.\s*|number\s+)?"
+        rf"(?P<places>(?<![\w#])#?\d{{1,2}}(?:{_JOIN}#?\d{{1,2}})*)(?![\w%]|[.:,-]\d){after}",
+        re.IGNORECASE,
+    )
+
+
+_NUMBERS = _numbered(_IMAGES)
+_SHORT_NUMBERS = _numbered(
+    r"(?<!reference\s)(?<!\ba\s)(?<!\ban\s)(?:references?|(?:image|picture|photo)s?)",
+    rf"(?!{_JOIN}#?\d){_GOES_ON}",
 )
+_QUOTED = re.compile(r"\"[^\"\n]*\"|\u201c[^\u201d\n]*\u201d")
 _COUNT = re.compile(
     rf"\b(?:both|(?:all\s+|all\s+of\s+)?(?:the\s+|these\s+)?(?:first\s+)?"
     rf"(?P<count>{'|'.join(_COUNTS)}|\d{{1,2}}))"
-    rf"(?:\s+of\s+the)?\s+{_IMAGES}\b",
+    rf"(?:\s+of\s+the)?\s+{_NOUN}(?!\w)",
     re.IGNORECASE,
 )
 _PLAIN = re.compile(
-    rf"(?P<lead>\s*\b{_LEAD})?\b(?:the|a|an|any|all|all\s+the|these|this)\s+{_IMAGES}\b",
+    rf"(?P<lead>\s*\b{_LEAD})?\b(?:the|a|an|any|all|all\s+the|these|this)\s+{_NOUN}(?!\w)",
     re.IGNORECASE,
 )
 _RANGE = re.compile(r"\bto\b|-|\u2013")
@@ -67,8 +86,9 @@ def places_named(prompt: str, *, total: int) -> tuple[int, ...]:
     """Every place that the prompt points at, in the order of the text."""
     found = [
         (match.start(), _read_places(match["places"], total=total))
-        for pattern in (_PLACES, _NUMBERS)
+        for pattern in (_PLACES, _NUMBERS, _SHORT_NUMBERS)
         for match in pattern.finditer(prompt)
+        if pattern is not _SHORT_NUMBERS or not _is_quoted(match)
     ]
     return tuple(place for _, places in sorted(found) for place in places)
 
@@ -85,10 +105,15 @@ def _pass(prompt: str, *, total: int, kept: int) -> str:
     def by_number(match: re.Match[str]) -> str:
         places = _read_places(match["places"], total=total)
         left = [place for place in places if place <= kept]
-        counts_none = min(places) > total and "reference" not in match["noun"].lower()
-        if len(left) == len(places) or counts_none:  # "image 50" counts no reference
+        if len(left) == len(places):
             return match[0]
         return _mention(match, f"{_noun(match['noun'], len(left))} {_listed(left)}", left)
+
+    def by_short_number(match: re.Match[str]) -> str:
+        counts_none = min(_read_places(match["places"], total=total)) > total
+        if _is_quoted(match) or (counts_none and "reference" not in match["noun"].lower()):
+            return match[0]  # "image 50" counts no reference
+        return by_number(match)
 
     def by_count(match: re.Match[str]) -> str:
         if _read_count(match["count"]) <= kept:
@@ -98,10 +123,17 @@ def _pass(prompt: str, *, total: int, kept: int) -> str:
         return _as_begun(match, text)
 
     prompt = _NUMBERS.sub(by_number, _PLACES.sub(by_ordinal, prompt))
+    prompt = _SHORT_NUMBERS.sub(by_short_number, prompt)
     prompt = _COUNT.sub(by_count, prompt)
     if kept == 0:
         prompt = _PLAIN.sub(lambda m: "" if m["lead"] else _as_begun(m, _REPLACEMENT), prompt)
     return prompt
+
+
+def _is_quoted(match: re.Match[str]) -> bool:
+    """Words to be drawn, as a rule."""
+    quoted = _QUOTED.finditer(match.string)
+    return any(span.start() < match.start("noun") < span.end() for span in quoted)
 
 
 def _mention(match: re.Match[str], text: str, left: Sequence[int]) -> str:

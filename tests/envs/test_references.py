@@ -50,6 +50,29 @@ def test_what_becomes_of_a_prompt(prompt: str, total: int, kept: int, expected: 
     assert found == (prompt if expected is None else expected)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A 3D image, Figure 4 of a book, image 3D style, the 5th image of a series.",
+        "A picture 4 metres wide of a photo 5 years old.",
+        "A crowd with photos 4 and 5 years old, picture 4 people on stage.",
+        "The fourth reference book on a shelf of ten reference books.",
+        "The last reference to the king, both references to Homer.",
+        "The mural references 5 paintings.",
+        'A sign that reads "Photo 5", and \u201cImage 4\u201d on the wall.',
+    ],
+)
+def test_text_that_only_looks_like_a_mention_stays(text: str) -> None:
+    assert keep_first_references(text, total=5, kept=2) == text
+    assert places_named(text, total=5) == ()
+
+
+def test_a_mention_beside_such_text_still_goes() -> None:
+    prompt = 'The words "Photo 5" in the style of image 4, with reference to the third reference.'
+    found = keep_first_references(prompt, total=5, kept=2)
+    assert found == 'The words "Photo 5",.'
+
+
 WORDS = st.text("abcdefghij ,.'", max_size=12).map(lambda text: f" {text} ")
 PLACES = st.lists(st.integers(1, 10), min_size=1, max_size=4, unique=True).map(sorted)
 
