@@ -2,7 +2,7 @@
 
 The outcome table comes first: an episode without a usable answer gets the floor, or is masked.
 An answer is judged as text while its images render; each image is judged the moment its render
-ends. With several render seeds the scores are averaged.
+ends. With several render seeds the grades of the pictures are averaged.
 
 Never raises for a fault of a stage: it is the member's Failure. Nothing is asked again here: a
 render is the render client's to repeat, a verdict the judge's Endpoint's (or, when its actor
@@ -31,6 +31,7 @@ from core.records import (
     Answer,
     Failure,
     Member,
+    Provenance,
     RenderedImage,
     RenderRequest,
     Score,
@@ -92,13 +93,13 @@ class Grader:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         rendered, image_parts = zip(*(image.result() for image in images), strict=True)
-        shaping = self._reward.shaping_parts(trajectory)
-        scores = [
-            self._reward.blend(text_parts=text.result(), image_parts=parts, shaping_parts=shaping)
-            for parts in image_parts
-        ]
+        score = self._reward.blend(
+            text_parts=text.result(),
+            image_parts=mean_parts(image_parts),
+            shaping_parts=self._reward.shaping_parts(trajectory),
+        )
         cost_usd = sum(one.cost_usd for one in rendered)
-        return replace(rendered[0], cost_usd=cost_usd), mean_score(scores)
+        return replace(rendered[0], cost_usd=cost_usd), score
 
     async def _judge_text(self, item: str, task: Task, answer: Answer) -> tuple[ScorePart, ...]:
         what = f"text judge of rollout {item}"
@@ -125,22 +126,21 @@ class Grader:
             return rendered, await self._reward.image_parts(task=task, rendered=rendered)
 
 
-def mean_score(scores: Sequence[Score]) -> Score:
-    """The mean over render seeds. Part by part, such that value = sum of weight * value holds.
+def mean_parts(renders: Sequence[Sequence[ScorePart]]) -> tuple[ScorePart, ...]:
+    """The mean over render seeds, such that the sum of weight * value is the mean of theirs.
 
     Example: 1.0 at weight 0.5 and 0.0 at weight 0.5 become 0.5 at weight 0.5.
     """
-    if len(scores) == 1:
-        return scores[0]
+    if len(renders) == 1:
+        return tuple(renders[0])
     by_name: dict[str, list[ScorePart]] = {}
-    for score in scores:
-        for part in score.parts:
+    for parts in renders:
+        for part in parts:
             by_name.setdefault(part.name, []).append(part)
-    parts = tuple(_mean_part(same, num_scores=len(scores)) for same in by_name.values())
-    return Score(value=sum(score.value for score in scores) / len(scores), parts=parts)
+    return tuple(_mean_part(same, num_renders=len(renders)) for same in by_name.values())
 
 
-def _mean_part(parts: Sequence[ScorePart], *, num_scores: int) -> ScorePart:
+def _mean_part(parts: Sequence[ScorePart], *, num_renders: int) -> ScorePart:
     total_weight = sum(part.weight for part in parts)
     known = [(part.value, part.weight) for part in parts if part.value is not None]
     if not known:
@@ -152,9 +152,22 @@ def _mean_part(parts: Sequence[ScorePart], *, num_scores: int) -> ScorePart:
     return ScorePart(
         name=parts[0].name,
         value=value,
-        weight=total_weight / num_scores,
+        weight=total_weight / num_renders,
         rationale=" | ".join(dict.fromkeys(part.rationale for part in parts)),
-        provenance=parts[0].provenance,
+        provenance=_of_all([part.provenance for part in parts]),
+    )
+
+
+def _of_all(verdicts: Sequence[Provenance]) -> Provenance:
+    """What several verdicts of one judge took together."""
+    return replace(
+        verdicts[0],
+        cached=all(one.cached for one in verdicts),
+        seconds=sum(one.seconds for one in verdicts),
+        cost_usd=sum(one.cost_usd for one in verdicts),
+        tokens=sum(one.tokens for one in verdicts),
+        votes=sum(one.votes for one in verdicts),
+        spread=max(one.spread for one in verdicts),
     )
 
 

@@ -11,6 +11,7 @@ from cluster.frontier import Ending, has_spread
 from cluster.members import oldest_version
 from core.metrics import Metrics, Reduce
 from core.records import Answer, Failure, Group, Member, Score, StopReason, Trajectory
+from rewards.reward import verdicts_of
 
 
 def step_metrics(
@@ -58,6 +59,12 @@ def _add_score(metrics: Metrics, score: Score, *, masked: bool) -> None:
     for part in score.parts:
         if part.value is not None:
             metrics.add(f"reward/{part.name}", part.value)
+    for verdict in verdicts_of(score):
+        metrics.add("judge/cached", verdict.cached)
+        metrics.add("judge/seconds", verdict.seconds)
+        metrics.add("judge/spread", verdict.spread)
+        metrics.add("judge/tokens", verdict.tokens, Reduce.SUM)
+        metrics.add("judge/cost_usd", verdict.cost_usd, Reduce.SUM)
 
 
 def _add_trajectory(metrics: Metrics, trajectory: Trajectory) -> None:

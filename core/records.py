@@ -285,7 +285,8 @@ class Provenance:
     votes: int = 1
     """Verdicts that the value is the mean of."""
     spread: float = 0.0
-    """Largest difference between two of these votes in one grade."""
+    """Largest difference between two of these votes in one grade; 1 where only some of them say
+    that it applies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ name, the rubric, the text, the image digests, the largest side) and its number.
 Several votes are averaged grade by grade: the mean estimates what one vote gives on average, so
 scores stay comparable with those of a single vote, with less noise; a median of a coarse scale
 would hide disagreement, which is reported as the spread. A grade that at least half of the votes
-call not applicable is not applicable.
+call not applicable is not applicable; votes that differ in that are as far apart as can be.
 
 Faults have one owner each: the network, statuses and replies that are no verdict are the
 Endpoint's to ask again (inside the chat model); nothing here or above asks again.
@@ -153,5 +153,6 @@ def mean_grades(votes: Sequence[Grades]) -> tuple[Grades, float]:
         applies = len(values) > len(votes) / 2
         means[name] = sum(values) / len(values) if applies else None
         if values:
-            spread = max(spread, max(values) - min(values))
+            disagree = len(values) < len(votes)
+            spread = max(spread, 1.0 if disagree else max(values) - min(values))
     return means, spread

@@ -103,5 +103,12 @@ def text_reward(score: Score) -> float | None:
     return next((part.value for part in score.parts if part.name == TEXT_PART), None)
 
 
+def verdicts_of(score: Score) -> tuple[Provenance, ...]:
+    """What each verdict took, once: the four dimensions of an image are one verdict."""
+    dimensions = [part.provenance for part in score.parts if part.name in WEIGHTS]
+    texts = [part.provenance for part in score.parts if part.name == TEXT_PART]
+    return (*dimensions[:1], *texts)
+
+
 def _scaled(parts: Sequence[ScorePart], factor: float) -> tuple[ScorePart, ...]:
     return tuple(replace(part, weight=part.weight * factor) for part in parts)

@@ -1,13 +1,14 @@
 """Grading: the outcome table, the order of text judge, render and image judge, and failures."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cluster.grading import Grader, mean_score
+from cluster.grading import Grader, mean_parts
 from cluster.timeline import Timeline
-from core.protocols import ImageModel, Reward
+from core.protocols import ImageModel, Reward, Took
 from core.records import (
     Answer,
     AnswerError,
@@ -22,7 +23,7 @@ from core.records import (
     ToolResult,
 )
 from core.sections.scoring import RenderConfig
-from rewards.reward import DualReward
+from rewards.reward import DualReward, verdicts_of
 from tests.builders import (
     make_answer,
     make_image_ref,
@@ -192,10 +193,29 @@ async def test_the_scores_of_several_render_seeds_are_averaged() -> None:
 def test_the_mean_of_parts_keeps_the_value_a_weighted_sum() -> None:
     applies = [make_score_part("text", 1.0, weight=0.5), make_score_part("looks", 0.0, weight=0.5)]
     absent = [make_score_part("text", None, weight=0.0), make_score_part("looks", 1.0, weight=1.0)]
-    mean = mean_score([make_score(0.5, parts=applies), make_score(1.0, parts=absent)])
-    assert mean.value == pytest.approx(0.75)
-    assert sum(p.weight * p.value for p in mean.parts if p.value is not None) == pytest.approx(0.75)
-    assert [(p.name, p.value, p.weight) for p in mean.parts] == [
+    mean = mean_parts([applies, absent])
+    assert sum(p.weight * p.value for p in mean if p.value is not None) == pytest.approx(0.75)
+    assert [(p.name, p.value, p.weight) for p in mean] == [
         ("text", 1.0, 0.25),
         ("looks", pytest.approx(2 / 3), 0.75),
     ]
+
+
+async def test_what_the_verdicts_of_all_renders_took_is_counted_and_the_text_once() -> None:
+    took = iter(
+        [
+            Took(tokens=10, cost_usd=0.5, spread=0.5),
+            Took(tokens=20, cost_usd=0.25, cached=True),
+        ]
+    )
+    judge = FakeJudge(
+        grade_image=lambda task, image: replace(image_verdict(), took=next(took)),
+        grade_text=lambda task, answer: replace(text_verdict(), took=Took(tokens=3, cost_usd=1.0)),
+    )
+    grader = make_grader(reward=dual_reward(judge), seeds=(3, 4))
+    member = await grader.grade(make_trajectory(), mode="train")
+    assert isinstance(member.outcome, Score)
+    image, text = verdicts_of(member.outcome)
+    assert (image.tokens, image.cost_usd, image.votes, image.spread) == (30, 0.75, 2, 0.5)
+    assert not image.cached, "one of the two was paid for"
+    assert (text.tokens, text.cost_usd, text.votes) == (3, 1.0, 1)

@@ -184,8 +184,9 @@ async def test_votes_are_averaged_and_their_spread_is_told() -> None:
 
 def test_a_grade_that_most_votes_call_not_applicable_is_not() -> None:
     votes: list[dict[str, float | None]] = [{"t": None}, {"t": 1.0}, {"t": None}]
-    assert mean_grades(votes) == ({"t": None}, 0.0)
-    assert mean_grades([{"t": 1.0}, {"t": 0.5}, {"t": None}]) == ({"t": 0.75}, 0.5)
+    assert mean_grades(votes) == ({"t": None}, 1.0), "and they differ"
+    assert mean_grades([{"t": 1.0}, {"t": 0.5}, {"t": None}]) == ({"t": 0.75}, 1.0)
+    assert mean_grades([{"t": 1.0}, {"t": 0.5}]) == ({"t": 0.75}, 0.5)
 
 
 @pytest.mark.parametrize(
