@@ -5,6 +5,7 @@ compare.html with forest plots. Refuses runs that share no task; says in words w
 not measured alike, because then a difference may be the judge's and not the agent's.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +175,8 @@ def _line(pairs: Sequence[tuple[TaskScore, TaskScore]], metric: str, group: str)
 
 def _warnings(a: RunScores, b: RunScores, *, num_shared: int) -> list[str]:
     found = [
-        f"The {name} differs: {_said(a, name)} for {a.name}, {_said(b, name)} for {b.name}."
+        f"The {name} differs: {_short(_said(a, name))} for {a.name}, "
+        f"{_short(_said(b, name))} for {b.name}."
         for name in dict.fromkeys([*a.made_with, *b.made_with])
         if _said(a, name) != _said(b, name)
     ]
@@ -192,6 +194,11 @@ def _tasks(count: int) -> str:
 
 def _said(run: RunScores, name: str) -> str:
     return run.made_with.get(name) or "not known"
+
+
+def _short(said: str) -> str:
+    """Digests by their first digits."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", said)
 
 
 def _in_order(values: Sequence[Mapping[str, float]]) -> list[str]:

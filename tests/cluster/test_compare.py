@@ -80,11 +80,13 @@ def test_runs_without_a_shared_task_are_refused() -> None:
 def test_what_was_not_measured_alike_is_said_in_words() -> None:
     a = run("a", task(1, 0.0), task(2, 0.0))
     made_with = {**MADE_WITH, "judge": "openai:gpt-4.1", "na_rule": "renormalise"}
+    made_with["rubric"] = "0123456789ab" + "c" * 52
     b = run("b", task(1, 0.0), made_with=made_with, num_failed=3)
 
     warnings = compare(a, b).warnings
 
     assert "The judge differs: pixels for a, openai:gpt-4.1 for b." in warnings
+    assert "The rubric differs: not known for a, 0123456789ab for b." in warnings
     assert "The na_rule differs: paper for a, renormalise for b." in warnings
     assert "3 tasks of b failed by a fault of ours." in warnings
     assert "a alone has a score for 1 task." in warnings
