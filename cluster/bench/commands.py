@@ -34,7 +34,9 @@ MissingChoice = Annotated[
     Missing, typer.Option(help="What a row without a score counts as in the headline.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many tasks, always the same.")]
-Out = Annotated[Path | None, typer.Option(help="The folder of the results; runs/eval-NAME.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The folder of the results; else runs/eval-NAME-AGENT.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -167,7 +169,7 @@ def _config(
     """The recipe with what the options mean for it. Raises ConfigError."""
     from cluster.run_folder import policy_of_checkpoint
 
-    changes = [f"run.name=eval-{name}"]
+    changes = [f"run.name=eval-{name}{_of_agent(agent, checkpoint)}"]
     if out is not None:
         changes = [f"run.root={out.resolve().parent}", f"run.name={out.resolve().name}"]
     if agent == "workflow":
@@ -178,6 +180,17 @@ def _config(
             raise ConfigError(f"--checkpoint: --agent {agent} plays without one; leave one of both")
         changes.append(f"policy.path={policy_of_checkpoint(checkpoint)}")
     return load_config(recipe, overrides=changes)
+
+
+def _of_agent(agent: AgentKind, checkpoint: Path | None) -> str:
+    """So that two agents of one benchmark, which will be compared, have folders of their own."""
+    if agent != "checkpoint":
+        return f"-{agent}"
+    if checkpoint is None:
+        return ""
+    path = checkpoint.resolve()
+    run = f"-{path.parent.parent.name}" if path.parent.name == "checkpoints" else ""
+    return f"{run}-{path.name}"
 
 
 def _stages(stage: Literal["agent", "render", "judge", "all"]) -> tuple[Stage, ...]:

@@ -4,15 +4,42 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster.bench.plan import EvalPlan
 from cluster.bench.ready import claim_folder, refuse_unready
+from cluster.cli import app
 from core.config import Config, build_config, load_config, save_config
 from core.errors import ConfigError
 
 PLAN = EvalPlan(benchmark="knowgen", agent="none", stages=("judge",), missing="zero")
 WISE = replace(PLAN, benchmark="wise", edition="legacy")
 JUDGE = {"judge": {"kind": "openai", "model": "eye", "api_key_env": ""}}
+
+
+@pytest.mark.parametrize(
+    ("agent", "checkpoint", "name"),
+    [
+        ("none", None, "eval-nano-none"),
+        ("checkpoint", None, "eval-nano"),
+        ("checkpoint", "runs/mine/checkpoints/step_000020", "eval-nano-mine-step_000020"),
+        ("checkpoint", "models/nano/policy", "eval-nano-policy"),
+    ],
+)
+def test_every_agent_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str, checkpoint: str | None, name: str
+) -> None:
+    """Nothing is there to be judged, so the command ends before it starts anything."""
+    options = ["--agent", agent, "--limit", "1", "--json", f"run.root={tmp_path}"]
+    if checkpoint is not None:
+        policy = tmp_path / checkpoint
+        policy.mkdir(parents=True)
+        (policy / "config.json").write_text("{}", encoding="utf-8")
+        options += ["--checkpoint", str(policy)]
+    done = CliRunner().invoke(app, ["eval", "nano", "--stage", "judge", *options])
+
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / name / "summary.json").is_file()
 
 
 def test_a_folder_is_one_benchmarks_own(tmp_path: Path) -> None:
