@@ -55,6 +55,7 @@ from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.protocols import Toolbox
 from core.records import Group, Member, Task
 from envs.tasks import TaskSource
+from learners.advantage import NoSignal, advantages_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,6 +85,7 @@ class Controller:
         """`toolbox` is told which tasks have ended; the episodes have theirs from the pool.
         `last_checkpoint`: the folder from which to go on when the learner is lost; None: from the
         beginning. `loop`, one that does not run yet, is for a simulated clock."""
+        self._config = config
         self._train_config = config.train
         self._tasks = tasks
         self._pool = pool
@@ -186,7 +188,11 @@ class Controller:
             max_staleness=self._train_config.max_staleness,
             total_steps=self._train_config.steps,
             state=state,
+            teaches=self._teaches,
         )
+
+    def _teaches(self, group: Group) -> bool:
+        return not isinstance(advantages_of(group, config=self._config), NoSignal)
 
     def _new_members(self, max_parallel: int) -> MemberRunner:
         return MemberRunner(

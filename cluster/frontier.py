@@ -3,7 +3,7 @@
 Tasks have ordinals 0, 1, 2, ... Each is admitted once, and ends exactly once:
 
     consumed   its group was part of a learner step
-    filtered   its members all scored the same, so it holds no gradient
+    filtered   its members all scored the same, or whatever else leaves no gradient
     failed     fewer than two members could be scored, by faults of ours
 
 Filtered and failed ones are replaced by the next ordinals. A batch is the `groups_per_step` oldest
@@ -18,6 +18,7 @@ consumed at version v + S at the latest, and so is every token of it.
 Pure bookkeeping: no clock, no tasks, no Ray.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,7 +50,9 @@ class Frontier:
         max_staleness: int,
         total_steps: int,
         state: FrontierState | None = None,
+        teaches: Callable[[Group], bool] | None = None,
     ) -> None:
+        """`teaches`: whether the learner makes a gradient of a group; None: if scores differ."""
         state = state or FrontierState(step=0, next_ordinal=0)
         self._groups_per_step = groups_per_step
         self._max_staleness = max_staleness
@@ -62,6 +65,7 @@ class Frontier:
         """Ordinal -> finished group, or None while it runs; in the order of ordinals."""
         self._taken: tuple[int, ...] = ()
         self._ends_without_gradient = 0
+        self._teaches = teaches or has_spread
 
     @property
     def step(self) -> int:
@@ -109,7 +113,7 @@ class Frontier:
         ordinal = group.task.ordinal
         if self._under_way.get(ordinal, group) is not None:
             raise GensearcherError(f"task {ordinal} finished, but it is not under way")
-        if has_spread(group):
+        if self._teaches(group):
             self._under_way[ordinal] = group
             self._ends_without_gradient = 0
             return None
@@ -136,6 +140,6 @@ class Frontier:
 
 
 def has_spread(group: Group) -> bool:
-    """Whether at least two members scored, and not all the same: else there is no gradient."""
+    """Whether at least two members scored, and not all the same."""
     values = [m.outcome.value for m in group.scored if isinstance(m.outcome, Score)]
     return len(values) >= 2 and max(values) - min(values) > 1e-6

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal
 
+from core.config import Config
 from core.records import Group, Member, RolloutId, Score, ScorePart
+from learners.objectives.overlong import overlong_penalty
 
 EPSILON = 1e-6
 """Added to the standard deviation to keep the quotient finite; a smaller spread is none."""
@@ -24,6 +26,16 @@ class NoSignal(StrEnum):
     """Fewer than two scored members."""
     NO_SPREAD = "no_spread"
     """All scores are equal."""
+
+
+def advantages_of(group: Group, *, config: Config) -> Mapping[RolloutId, float] | NoSignal:
+    """`group_advantages` as a recipe wants them."""
+    return group_advantages(
+        group,
+        use_std=config.learner.advantage_std,
+        normalise=config.reward.normalise,
+        penalty=_overlong_penalty(config),
+    )
 
 
 def group_advantages(
@@ -100,3 +112,18 @@ def _normalised(column: Sequence[float | None], *, use_std: bool) -> list[float]
     mean = statistics.fmean(values)
     scale = statistics.stdev(values) + EPSILON if use_std else 1.0
     return [0.0 if value is None else (value - mean) / scale for value in column]
+
+
+def _overlong_penalty(config: Config) -> Callable[[Member], float] | None:
+    buffer, limit = config.learner.overlong_buffer, config.rollout.max_context
+    if buffer is None:
+        return None
+
+    def penalty(member: Member) -> float:
+        if member.trajectory is None:
+            return 0.0
+        last = member.trajectory.turns[-1]
+        length = len(last.prompt_ids) + len(last.completion.token_ids)
+        return overlong_penalty(length, limit=limit, buffer=buffer)
+
+    return penalty

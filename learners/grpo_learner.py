@@ -21,16 +21,15 @@ import torch
 from core.config import Config
 from core.errors import LearnerError, boundary
 from core.protocols import ImageStore
-from core.records import Group, LearnerReport, Member, RolloutId, TrainingSample, WeightUpdate
+from core.records import Group, LearnerReport, RolloutId, TrainingSample, WeightUpdate
 from envs.chat import ChatFormat
-from learners.advantage import NoSignal, group_advantages, whiten
+from learners.advantage import NoSignal, advantages_of, whiten
 from learners.batch import MicroBatch, build_micro_batch
 from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save_checkpoint
 from learners.engine import TrainEngine, warmup_lr
 from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
 from learners.model import load_policy, load_reference, load_weights, save_policy
 from learners.objectives.aggregation import normaliser
-from learners.objectives.overlong import overlong_penalty
 from learners.packing import plan_packs
 from learners.publish import WeightPublisher
 from learners.samples import build_sample
@@ -215,12 +214,7 @@ def select_samples(
     advantages: dict[RolloutId, float] = {}
     without: Counter[NoSignal] = Counter()
     for group in groups:
-        found = group_advantages(
-            group,
-            use_std=config.learner.advantage_std,
-            normalise=config.reward.normalise,
-            penalty=_overlong_penalty(config),
-        )
+        found = advantages_of(group, config=config)
         if isinstance(found, NoSignal):
             without[found] += 1
         else:
@@ -235,21 +229,6 @@ def select_samples(
     ]
     metrics = {f"groups_{reason}": float(without[reason]) for reason in NoSignal}
     return samples, metrics | {"groups": float(len(groups)), "samples": float(len(samples))}
-
-
-def _overlong_penalty(config: Config) -> Callable[[Member], float] | None:
-    buffer, limit = config.learner.overlong_buffer, config.rollout.max_context
-    if buffer is None:
-        return None
-
-    def penalty(member: Member) -> float:
-        if member.trajectory is None:
-            return 0.0
-        last = member.trajectory.turns[-1]
-        length = len(last.prompt_ids) + len(last.completion.token_ids)
-        return overlong_penalty(length, limit=limit, buffer=buffer)
-
-    return penalty
 
 
 def _split(samples: Sequence[TrainingSample], num_shares: int) -> list[list[TrainingSample]]:

@@ -1,6 +1,7 @@
 """The controller over fakes: order of events, staleness, re-issues, endings, stalls and stops."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from rewards.reward import DualReward
 from tests.builders import make_failure, make_task
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
-from tests.fakes.judge import FakeJudge, text_verdict
+from tests.fakes.judge import FakeJudge, image_verdict, text_verdict
 from tests.fakes.learner import FakeLearner
 from tests.fakes.pool import FakePool, MemoryRecorder
 from tests.fakes.tools import FakeToolbox
@@ -36,14 +37,22 @@ class Tasks:
 class World:
     """A controller over fakes. Members of every group score differently, unless told."""
 
-    def __init__(self, pool: FakePool, *, spread: bool = True, **train: Any) -> None:
-        self.config = self._config(train)
+    def __init__(
+        self,
+        pool: FakePool,
+        *,
+        spread: bool = True,
+        judge: FakeJudge | None = None,
+        normalise: str = "blended",
+        **train: Any,
+    ) -> None:
+        self.config = self._config(train, normalise=normalise)
         self.pool = pool
         self.learner = FakeLearner()
         self.recorder = MemoryRecorder()
         self.timeline = Timeline(self.recorder.span)
         grades = iter(i % 2 if spread else 0 for i in range(10**6))
-        judge = FakeJudge(grade_text=lambda task, answer: text_verdict(next(grades)))
+        judge = judge or FakeJudge(grade_text=lambda task, answer: text_verdict(next(grades)))
         self.toolbox = FakeToolbox()
         self.controller = Controller(
             config=self.config,
@@ -63,9 +72,9 @@ class World:
         )
 
     @staticmethod
-    def _config(train: dict[str, Any]) -> Config:
+    def _config(train: dict[str, Any], *, normalise: str) -> Config:
         tree = {"groups_per_step": 2, "group_size": 3, "steps": 20, "stall_timeout_s": 20.0}
-        return build_config({"train": tree | train})
+        return build_config({"train": tree | train, "reward": {"normalise": normalise}})
 
     @contextmanager
     def running(self) -> Iterator[Controller]:
@@ -118,6 +127,24 @@ def test_sync_episodes_all_come_from_the_version_that_they_train() -> None:
     assert [version for _, _, version in begins] == [0] * 6 + [1] * 6 + [2] * 6
     assert all(report.metrics["staleness/max"] == 0 for report in reports)
     assert world.endings == dict.fromkeys(range(6), Ending.CONSUMED)
+
+
+@pytest.mark.parametrize("normalise", ["blended", "per_part"])
+def test_parts_that_cancel_out_teach_only_where_they_are_normalised_apart(normalise: str) -> None:
+    text, image = itertools.cycle([0.0, 1.0]), itertools.cycle([1.0, 0.0])
+    judge = FakeJudge(
+        grade_text=lambda task, answer: text_verdict(next(text)),
+        grade_image=lambda task, ref: image_verdict(next(image)),
+    )
+    world = World(FakePool(), judge=judge, normalise=normalise, max_empty_batches=1)
+    with world.running() as controller:
+        if normalise == "blended":
+            with pytest.raises(EmptyBatchesError):
+                controller.advance(steps=1)
+        else:
+            controller.advance(steps=1)
+    expected = Ending.FILTERED if normalise == "blended" else Ending.CONSUMED
+    assert set(world.endings.values()) == {expected}
 
 
 def test_one_step_off_plays_ahead_and_stays_within_its_bound() -> None:

@@ -3,14 +3,16 @@ from dataclasses import replace
 
 import pytest
 
-from core.records import Group, Score
-from learners.advantage import NoSignal, group_advantages, whiten
+from core.config import build_config
+from core.records import Group, Score, Trajectory
+from learners.advantage import NoSignal, advantages_of, group_advantages, whiten
 from tests.builders import (
     make_failure,
     make_group,
     make_rollout_id,
     make_score,
     make_score_part,
+    make_trajectory,
 )
 
 
@@ -99,6 +101,45 @@ def test_a_penalty_is_added_before_the_statistics() -> None:
         group, use_std=False, penalty=lambda member: -1.0 * (member.rollout_id == long_one)
     )
     assert advantages == {group.members[0].rollout_id: 0.5, long_one: -0.5}
+
+
+def test_a_recipe_prices_the_whole_length_of_an_episode() -> None:
+    """limit 100, buffer 40: 60 tokens are free, 80 cost 0.5, 105 cost 1."""
+    config = build_config(
+        {
+            "rollout": {"max_context": 100},
+            "learner": {"overlong_buffer": 40, "advantage_std": False},
+        }
+    )
+    group = make_group([0.5, 0.5, 0.5])
+    lengths = (60, 80, 105)
+    members = [
+        replace(member, trajectory=trajectory_of(length))
+        for member, length in zip(group.members, lengths, strict=True)
+    ]
+    advantages = advantages_of(replace(group, members=tuple(members)), config=config)
+    assert not isinstance(advantages, NoSignal)
+    assert list(advantages.values()) == pytest.approx([0.5, 0.0, -0.5])
+
+    free = build_config({"rollout": {"max_context": 100}})
+    assert advantages_of(group, config=free) is NoSignal.NO_SPREAD
+
+
+def trajectory_of(length: int) -> Trajectory:
+    """Of so many tokens in all: 3 of the prompt, 3 sampled, 2 of a tool, the rest sampled."""
+    found = make_trajectory(completions=[(10, 11, 2), (12,) * (length - 8)])
+    last = found.turns[-1]
+    assert len(last.prompt_ids) + len(last.completion.token_ids) == length
+    return found
+
+
+def test_a_recipe_chooses_what_is_normalised() -> None:
+    group = make_group([two_parts(0.5, 0.0, 1.0), two_parts(0.5, 1.0, 0.0)])
+    assert advantages_of(group, config=build_config({})) is NoSignal.NO_SPREAD
+    config = build_config({"reward": {"normalise": "per_part"}})
+    assert advantages_of(group, config=config) == group_advantages(
+        group, use_std=True, normalise="per_part"
+    )
 
 
 def test_a_whitened_batch_has_mean_zero_and_deviation_one() -> None:
