@@ -202,14 +202,20 @@ class _Pace:
     def __init__(self, per_second: float) -> None:
         self._interval_s = 1.0 / per_second
         self._next_s = self._held_until_s = 0.0
+        self._turn = asyncio.Lock()
 
     async def wait(self) -> None:
-        while True:
-            start_s = max(time.monotonic(), self._next_s, self._held_until_s)
+        """One caller waits for the next start and the others for their turn, so whoever gives up
+        has taken nothing from those behind."""
+        async with self._turn:
+            start_s = time.monotonic()
+            while True:
+                start_s = max(start_s, self._next_s, self._held_until_s)
+                left_s = start_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                await asyncio.sleep(left_s)  # a hold may be put on meanwhile
             self._next_s = start_s + self._interval_s
-            await asyncio.sleep(max(0.0, start_s - time.monotonic()))
-            if start_s >= self._held_until_s:  # else a hold was put on during the sleep
-                return
 
     def hold(self, seconds: float) -> None:
         self._held_until_s = max(self._held_until_s, time.monotonic() + seconds)

@@ -53,7 +53,7 @@ class ToolCounters:
     fetches: int
     """Answered by a provider."""
     upstream_calls: int
-    """Requests of the providers that left the machine."""
+    """What left the machine; an operation counts once, however often it was tried."""
     failures: Mapping[str, int]
     """Of providers, by kind, e.g. {"HTTP 503": 2}."""
     misses: Mapping[str, int]

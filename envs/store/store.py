@@ -119,10 +119,11 @@ class Store:
         return self._entry("SELECT * FROM entries WHERE key = ?", (operation.key,))
 
     def read_recorded(self, operation: Operation) -> Entry | None:
-        """The newest entry with these arguments, of any provider. Raises DamagedError."""
+        """The newest entry with these arguments, of any provider; a failure only if all of them
+        are. Raises DamagedError."""
         statement = (
             "SELECT * FROM entries WHERE kind = ? AND arguments = ? "
-            "ORDER BY created_s DESC, key LIMIT 1"
+            "ORDER BY state = 'error', created_s DESC, key LIMIT 1"
         )
         return self._entry(statement, (operation.kind, operation.arguments))
 

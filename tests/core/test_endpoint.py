@@ -96,6 +96,21 @@ async def test_a_body_that_the_reader_refuses_is_asked_for_again() -> None:
     assert endpoint.counters().failures == {"BadReply": 1}
 
 
+async def test_callers_that_give_up_take_no_turn_from_those_behind_them() -> None:
+    endpoint, http = make(lambda *_: reply(), per_second=2, deadline_s=0.9)
+
+    async def ask() -> bool:
+        try:
+            return await endpoint.ask(REQUEST, lambda r: True)
+        except ToolError:
+            return False
+
+    crowd = await asyncio.gather(*(ask() for _ in range(8)))  # turns come at 0, 0.5, 1, ...
+
+    assert crowd.count(True) == len(http.events) == 2
+    assert await ask()
+
+
 async def test_retry_after_holds_back_every_caller() -> None:
     endpoint, _ = make(scripted(reply(b"", status=429, retry_after="0.3"), reply(), reply()))
     started = time.monotonic()

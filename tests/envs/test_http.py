@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gzip
+import socket
+import threading
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -47,6 +49,27 @@ async def get(client: AiohttpClient, url: str, *, max_bytes: int = 1000) -> Http
     return await client.request(
         "GET", url, headers={"X-API-KEY": "k"}, timeout_s=2.0, max_bytes=max_bytes
     )
+
+
+async def test_slow_names_hold_back_no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def slow(*_: object, **__: object) -> list[object]:
+        answered.wait(30)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    client = AiohttpClient()
+    asked = [asyncio.create_task(get(client, f"http://n{n}.test/")) for n in range(16)]
+    await asyncio.sleep(0.1)
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), timeout=5) == "done"
+    finally:
+        answered.set()
+    for one in asked:
+        with pytest.raises(ToolError, match="Name or service not known"):
+            await one
+    await client.close()
 
 
 async def test_a_post_arrives_whole_and_the_answer_comes_back(client: AiohttpClient) -> None:

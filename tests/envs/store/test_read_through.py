@@ -1,6 +1,7 @@
 """Answers come from the store, from one fetch for all who ask, or not at all, as the mode says."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -211,6 +212,21 @@ async def test_a_replay_gives_what_was_recorded_failures_too(tmp_path: Path) -> 
         await search.search("broken", k=2)
     assert (caught.value.retryable, caught.value.error_type) == (False, "HTTP 500")
     assert len((await search.search("mended", k=2)).value) == 2
+
+
+async def test_a_failure_of_other_providers_does_not_hide_a_recorded_answer(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    for version, error in (("counted-1", None), ("counted-2", ToolError("it is down"))):
+        library = open_library(tmp_path, clock=clock, mode="record", session=f"{version}/0")
+        provider = CountedProvider()
+        provider.version, provider.error = version, error
+        with contextlib.suppress(ToolError):
+            await library.search(provider).search("a", k=1)
+        clock.now_s += HOUR
+    replayed = open_library(tmp_path, mode="replay").search(None)
+    assert len((await replayed.search("a", k=1)).value) == 1
 
 
 async def test_a_replay_says_what_was_not_recorded(tmp_path: Path) -> None:
