@@ -4,7 +4,10 @@ In: a plan and a Config. Raises ConfigError: one sentence for all that is missin
 mend. Only what the plan's stages use is asked for.
 """
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.bench.plan import EvalPlan
@@ -31,6 +34,7 @@ from core.sections.tools import ToolsConfig
 
 CLAIM = "benchmark.json"
 """In the folder of an evaluation: what it evaluates."""
+LOCK = ".lock"
 
 
 def refuse_unready(plan: EvalPlan, config: Config) -> None:
@@ -65,8 +69,12 @@ def read_needed_keys(plan: EvalPlan, config: Config) -> Keys:
     return Keys(providers=keys.providers, judge=keys.judge, render=keys.render, agent=agent)
 
 
-def claim_folder(plan: EvalPlan, folder: Path) -> None:
-    """Make the folder this benchmark's own. Raises ConfigError when it is a run's or another's."""
+@contextmanager
+def claimed_folder(plan: EvalPlan, folder: Path) -> Iterator[None]:
+    """The folder is this benchmark's own, and inside this process's own: two would pay twice.
+
+    Raises ConfigError when it is a training run's, another benchmark's or another process's.
+    """
     path = folder / CLAIM
     claimed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if claimed is None and (folder / "config.yaml").is_file():
@@ -76,7 +84,16 @@ def claim_folder(plan: EvalPlan, folder: Path) -> None:
             f"--out {folder} holds an evaluation of {claimed}, not of {plan.title}; name another"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, plan.title)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = (
+                f"--out {folder} is in use by another evaluation; wait for it, or name another"
+            )
+            raise ConfigError(message) from error
+        write_json_atomic(path, plan.title)
+        yield
 
 
 def _refuse_settings(plan: EvalPlan, config: Config) -> None:

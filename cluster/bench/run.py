@@ -21,8 +21,9 @@ from cluster.bench.outputs import Evaluation, write_outputs
 from cluster.bench.parts import open_makers
 from cluster.bench.pipeline import Counts, Pipeline, Width
 from cluster.bench.plan import EvalPlan, load_tasks, rules_of
-from cluster.bench.ready import claim_folder, read_needed_keys, refuse_unready
+from cluster.bench.ready import claimed_folder, read_needed_keys, refuse_unready
 from cluster.bench.rows import RowResult
+from cluster.openers import Keys
 from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, save_config
 from core.sections.scoring import RenderConfig
@@ -37,15 +38,36 @@ def run_evaluation(plan: EvalPlan, config: Config, *, console: Console) -> dict[
     refuse_unready(plan, config)
     keys = read_needed_keys(plan, config)
     folder = config.run_dir
-    claim_folder(plan, folder)
-    images = FileImageStore(folder.resolve() / "images")
-    items = load_tasks(plan, config, images=images)
-    save_config(config, folder / "config.yaml")
     started_s, counts = time.monotonic(), Counts()
+    with stopped_like_ctrl_c(), claimed_folder(plan, folder):
+        images = FileImageStore(folder.resolve() / "images")
+        items = load_tasks(plan, config, images=images)
+        save_config(config, folder / "config.yaml")
+        rows = _play(plan, config, items, keys=keys, images=images, counts=counts, console=console)
+        evaluation = Evaluation(
+            plan=plan,
+            rows=rows,
+            rules=rules_of(plan, config),
+            counts=counts,
+            wall_s=time.monotonic() - started_s,
+        )
+        return write_outputs(evaluation, config, images=images)
+
+
+def _play(
+    plan: EvalPlan,
+    config: Config,
+    items: Sequence[BenchTask],
+    *,
+    keys: Keys,
+    images: FileImageStore,
+    counts: Counts,
+    console: Console,
+) -> tuple[RowResult, ...]:
+    """All rows as far as the plan goes; what it needs is up for just as long."""
     with ExitStack() as stack:
-        stack.enter_context(stopped_like_ctrl_c())
         status = stack.enter_context(console.status("starting what the evaluation needs"))
-        journals = Journals(folder)
+        journals = Journals(config.run_dir)
         stack.callback(journals.close)
         makers = stack.enter_context(open_makers(plan, config, keys=keys, images=images))
         pipeline = Pipeline(
@@ -56,15 +78,7 @@ def run_evaluation(plan: EvalPlan, config: Config, *, console: Console) -> dict[
             reads_answer=plan.reads_answer,
             counts=counts,
         )
-        rows = asyncio.run(_run(pipeline, items, status))
-    evaluation = Evaluation(
-        plan=plan,
-        rows=rows,
-        rules=rules_of(plan, config),
-        counts=counts,
-        wall_s=time.monotonic() - started_s,
-    )
-    return write_outputs(evaluation, config, images=images)
+        return asyncio.run(_run(pipeline, items, status))
 
 
 def width_of(config: Config) -> Width:

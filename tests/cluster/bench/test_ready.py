@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.bench.plan import EvalPlan
-from cluster.bench.ready import claim_folder, refuse_unready
+from cluster.bench.ready import claimed_folder, refuse_unready
 from cluster.cli import app
 from core.config import Config, build_config, load_config, save_config
 from core.errors import ConfigError
@@ -44,19 +44,33 @@ def test_every_agent_has_a_folder_of_its_own(
 
 def test_a_folder_is_one_benchmarks_own(tmp_path: Path) -> None:
     out = tmp_path / "eval"
-    claim_folder(PLAN, out)
-    claim_folder(replace(PLAN, stages=("render",)), out)
+    claim(PLAN, out)
+    claim(replace(PLAN, stages=("render",)), out)
     with pytest.raises(ConfigError, match="holds an evaluation of knowgen, not of wise legacy"):
-        claim_folder(WISE, out)
-    claim_folder(WISE, tmp_path / "wise")
+        claim(WISE, out)
+    claim(WISE, tmp_path / "wise")
     with pytest.raises(ConfigError, match="of wise legacy, not of wise verified"):
-        claim_folder(replace(WISE, edition="verified"), tmp_path / "wise")
+        claim(replace(WISE, edition="verified"), tmp_path / "wise")
+
+
+def test_two_evaluations_never_share_a_folder(tmp_path: Path) -> None:
+    with (
+        claimed_folder(PLAN, tmp_path),
+        pytest.raises(ConfigError, match="in use by another evaluation"),
+    ):
+        claim(PLAN, tmp_path)
+    claim(PLAN, tmp_path)
+
+
+def claim(plan: EvalPlan, folder: Path) -> None:
+    with claimed_folder(plan, folder):
+        pass
 
 
 def test_a_training_run_is_not_written_over(tmp_path: Path) -> None:
     save_config(load_config("nano"), tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="is the folder of a run"):
-        claim_folder(PLAN, tmp_path)
+        claim(PLAN, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
