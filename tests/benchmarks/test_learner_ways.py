@@ -1,0 +1,44 @@
+"""What the learner's benchmark compares is one and the same update."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import benchmarks.learner_batch
+from benchmarks.learner_ways import Done, Update, Work, one_by_one, open_work, ours, padded
+from tests.tiny_model import build_tiny_policy
+
+LENGTHS = (500, 260, 250, 240)
+"""Some with an image, some without."""
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(benchmarks.learner_batch, "VOCABULARY", 300)
+    monkeypatch.setattr(benchmarks.learner_batch, "_FIRST_WORD", 40)
+    build_tiny_policy(tmp_path / "policy")
+    return tmp_path
+
+
+def open_tiny(folder: Path, *, max_rows: int = 8, share_prefix: bool = True) -> Work:
+    return open_work(
+        folder, dtype="float32", micro_batch=2, max_rows=max_rows, share_prefix=share_prefix
+    )
+
+
+def run(way: Callable[[Work], Update], work: Work) -> Done:
+    return way(work)(work.group(LENGTHS))
+
+
+def test_every_way_takes_the_same_step(folder: Path) -> None:
+    work = open_tiny(folder)
+    norms = [run(way, work).grad_norm for way in (ours, padded, one_by_one)]
+    norms.append(run(ours, open_tiny(folder, share_prefix=False)).grad_norm)
+    assert norms == pytest.approx([norms[0]] * 4, rel=1e-4)
+
+
+def test_a_share_of_the_padded_rows_says_how_large_it_was(folder: Path) -> None:
+    assert run(padded, open_tiny(folder, max_rows=2)).share == 0.5
