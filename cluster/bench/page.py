@@ -26,6 +26,8 @@ from core.records import ImageRef
 MAX_SIDE = 384
 """Larger pictures are shrunk for the page; the files beside it are whole."""
 MAX_FAILED_SHOWN = 50
+MAX_UNJUDGED_SHOWN = 24
+"""Pictures of an evaluation in which nothing has a score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,9 @@ def write_page(
         best=best,
         lost=[(row.item.task.task_id, cause_of(row), _message(row)) for row in lost],
         max_lost=MAX_FAILED_SHOWN,
+        unjudged=[(r.item.task.prompt, r.drawn.image) for r in rows if r.drawn][
+            :MAX_UNJUDGED_SHOWN
+        ],
         picture=lambda ref: picture_uri(ref, images=images),
     )
     write_atomic(path, page.encode())

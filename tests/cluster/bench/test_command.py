@@ -83,6 +83,7 @@ def test_pictures_are_drawn_where_geneval_looks_for_them_and_nobody_judges(
         place = out / "geneval" / f"{number:05d}"
         assert json.loads((place / "metadata.jsonl").read_text(encoding="utf-8")) == line
         assert Image.open(place / "samples/00000.png").format == "PNG"
+    assert (out / "report.html").read_text(encoding="utf-8").count("data:image/png") == 2
 
 
 def knowgen(
