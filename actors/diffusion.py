@@ -30,6 +30,7 @@ from actors.image_models import (
 )
 from actors.nano_pipeline import NanoEditPlusPipeline
 from core.errors import ConfigError, RenderError, boundary
+from core.places import Urgency
 from core.protocols import ImageStore
 from core.records import RenderedImage, RenderRequest
 from core.sections.image_models import PipelineCallConfig
@@ -105,7 +106,7 @@ class DiffusersImageModel:
     def max_references(self) -> int:
         return self._painter.max_references
 
-    async def render(self, request: RenderRequest) -> RenderedImage:
+    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         """Draw on a thread; the event loop stays free. Raises RenderError."""
         references = [self._store.get(reference) for reference in request.references]
         async with self._busy:

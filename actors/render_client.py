@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from actors.image_models import check_references
 from core.errors import ConfigError, DataError, InfraError, RenderError, boundary
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
+from core.places import Places, Urgency
 from core.protocols import ImageStore
 from core.records import ImageRef, RenderedImage, RenderRequest, to_jsonable
 from envs.references import keep_first_references
@@ -123,7 +124,7 @@ class RenderClient:
         self._max_references = max_references
         self._store = store
         self._cache = cache
-        self._places = asyncio.Semaphore(max_in_flight)
+        self._places = Places(max_in_flight)
         self._timeout_s = timeout_s
         self._renumber = renumber
         self._backoff_s = backoff_s
@@ -139,7 +140,7 @@ class RenderClient:
     def max_references(self) -> int:
         return self._max_references
 
-    async def render(self, request: RenderRequest) -> RenderedImage:
+    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         """The picture, from the cache or drawn. A render goes on when its caller gives up."""
         if not self._renumber:
             check_references(request, max_references=self._max_references)
@@ -147,10 +148,10 @@ class RenderClient:
         if dropped:
             request = keep_first(request, self._max_references)
             logger.info("render=%s leaves out %d references", request.key[:12], dropped)
-        rendered = await self._render(request)
+        rendered = await self._render(request, urgency)
         return replace(rendered, dropped_references=dropped) if dropped else rendered
 
-    async def _render(self, request: RenderRequest) -> RenderedImage:
+    async def _render(self, request: RenderRequest, urgency: Urgency) -> RenderedImage:
         kept = self._kept(request)
         if kept is not None:
             self._count(hits=1)
@@ -160,7 +161,7 @@ class RenderClient:
         if task is not None:
             self._count(coalesced=1)
             return replace(await asyncio.shield(task), cached=True, cost_usd=0.0)
-        task = asyncio.create_task(self._draw(request))
+        task = asyncio.create_task(self._draw(request, urgency))
         self._in_flight[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task)
@@ -177,10 +178,10 @@ class RenderClient:
             return None
         return image
 
-    async def _draw(self, request: RenderRequest) -> RenderedImage:
+    async def _draw(self, request: RenderRequest, urgency: Urgency) -> RenderedImage:
         references = tuple(self._bytes_of(reference) for reference in request.references)
         started = time.perf_counter()
-        painted = await self._paint(request, references)
+        painted = await self._paint(request, references, urgency)
         try:
             image = await asyncio.to_thread(self._store.put, painted.data)
         except DataError as error:
@@ -205,12 +206,14 @@ class RenderClient:
                 error_type="MissingReference",
             ) from error
 
-    async def _paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> Painted:
+    async def _paint(
+        self, request: RenderRequest, references: tuple[bytes, ...], urgency: Urgency
+    ) -> Painted:
         """Ask until a replica answers; a lost one is no reason to give up, a raising one is."""
         wait_s, started_s = self._backoff_s, time.monotonic()
         for tries in itertools.count(1):
             try:
-                async with self._places, asyncio.timeout(self._timeout_s):
+                async with self._places.place(urgency), asyncio.timeout(self._timeout_s):
                     return await self._painter.paint(request, references=references)
             except (InfraError, TimeoutError) as error:
                 reason = str(error) or f"no picture within {self._timeout_s:g} s"

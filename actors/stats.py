@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """Counters since the engine started, and two gauges of this moment."""
+    """Counters since the engine started, and gauges of this moment."""
 
     num_running: int
     """Requests in flight now."""
+    num_waiting: int
+    """Of them, those that wait for room in the engine."""
+    num_preempted: int
+    """Of these, those that were running before and lost their place in the KV cache."""
     kv_usage: float | None
     """Share of the KV cache in use now, in [0, 1]; None when the engine does not tell."""
     num_requests: int
@@ -24,6 +28,15 @@ class EngineStats:
     """Weight updates applied."""
     update_s: float
     """Seconds that sampling stood still for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """What an engine says of this moment; nothing, where it cannot be asked."""
+
+    num_waiting: int = 0
+    num_preempted: int = 0
+    kv_usage: float | None = None
 
 
 @dataclass(slots=True)
@@ -51,10 +64,12 @@ class EngineCounts:
         self.updates += 1
         self.update_s += seconds
 
-    def stats(self, *, num_running: int, kv_usage: float | None) -> EngineStats:
+    def stats(self, *, num_running: int, gauges: Gauges) -> EngineStats:
         return EngineStats(
             num_running=num_running,
-            kv_usage=kv_usage,
+            num_waiting=gauges.num_waiting,
+            num_preempted=gauges.num_preempted,
+            kv_usage=gauges.kv_usage,
             num_requests=self.requests,
             num_prompt_tokens=self.prompt_tokens,
             num_cached_tokens=self.cached_tokens,

@@ -23,7 +23,7 @@ from vllm import SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from actors.stats import EngineCounts, EngineStats
+from actors.stats import EngineCounts, EngineStats, Gauges
 from actors.vllm_requests import (
     build_prompt,
     build_sampling,
@@ -125,7 +125,7 @@ class AsyncVllmEngine:
         self._counts.add_update(seconds=time.perf_counter() - started_s)
 
     async def stats(self) -> EngineStats:
-        return self._counts.stats(num_running=len(self._running), kv_usage=None)
+        return self._counts.stats(num_running=len(self._running), gauges=Gauges())
 
     def check(self) -> None:
         """Raises InfraError when the engine is dead."""

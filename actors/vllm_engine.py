@@ -18,7 +18,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from actors.engine_thread import EngineThread
-from actors.stats import EngineCounts, EngineStats
+from actors.stats import EngineCounts, EngineStats, Gauges
 from actors.vllm_requests import (
     build_prompt,
     build_sampling,
@@ -102,8 +102,8 @@ class VllmEngine:
 
     async def stats(self) -> EngineStats:
         """Raises InfraError when the engine is dead."""
-        kv_usage = await asyncio.wrap_future(self._thread.call(_kv_usage))
-        return self._counts.stats(num_running=self._thread.num_running, kv_usage=kv_usage)
+        gauges = await asyncio.wrap_future(self._thread.call(_gauges))
+        return self._counts.stats(num_running=self._thread.num_running, gauges=gauges)
 
     def check(self) -> None:
         """Raises InfraError when the engine is dead."""
@@ -131,6 +131,12 @@ def _start(args: EngineArgs, *, policy_version: int) -> LLMEngine:
     return engine
 
 
-def _kv_usage(engine: LLMEngine) -> float:
+def _gauges(engine: LLMEngine) -> Gauges:
     core: Any = engine.engine_core
-    return float(core.engine_core.scheduler.kv_cache_manager.usage)
+    scheduler = core.engine_core.scheduler
+    waiting = list(scheduler.waiting)
+    return Gauges(
+        num_waiting=len(waiting),
+        num_preempted=sum(request.num_preemptions > 0 for request in waiting),
+        kv_usage=float(scheduler.kv_cache_manager.usage),
+    )

@@ -17,6 +17,8 @@
              groups (one batch)                      step, the broadcast    workers
   recover    a lost learner        another learner   the abandoned groups;  whoever starts it
                                                      its start, its load
+  balance    readings of engines   more or fewer     the clock              the clock
+                                   episode places
   watchdog   the timeline          StalledError      the clock              anything that moves
 
 Each member goes on to grading the moment its episode ends, and each group to the frontier the
@@ -34,17 +36,19 @@ when `max_empty_batches` batches' worth of groups in a row held no gradient.
 import asyncio
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.checkpoints import LEARNER, read_frontier
+from cluster.concurrency import ReadEngines, balance
 from cluster.evaluate import EvalResult, evaluate
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
+from cluster.groups import play_group
 from cluster.members import MemberRunner
 from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
+from cluster.starvation import refuse_to_starve
 from cluster.status import Status, StepReport, Tally, status_of
 from cluster.step_metrics import step_metrics
 from cluster.timeline import Timeline
@@ -52,6 +56,7 @@ from cluster.watchdog import watch
 from core.config import Config
 from core.errors import GensearcherError, LearnerError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
+from core.places import Places
 from core.protocols import Toolbox
 from core.records import Group, Member, Task
 from envs.tasks import TaskSource
@@ -59,10 +64,6 @@ from learners.advantage import NoSignal, advantages_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class EmptyBatchesError(GensearcherError):
-    """Too many groups in a row without any gradient."""
 
 
 class Controller:
@@ -80,11 +81,13 @@ class Controller:
         recorder: Recorder,
         timeline: Timeline,
         last_checkpoint: Callable[[], Path | None] = lambda: None,
+        read_engines: ReadEngines | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """`toolbox` is told which tasks have ended; the episodes have theirs from the pool.
         `last_checkpoint`: the folder from which to go on when the learner is lost; None: from the
-        beginning. `loop`, one that does not run yet, is for a simulated clock."""
+        beginning. `read_engines`: how full the engines are; None: as many episodes as the config
+        allows, always. `loop`, one that does not run yet, is for a simulated clock."""
         self._config = config
         self._train_config = config.train
         self._tasks = tasks
@@ -99,7 +102,9 @@ class Controller:
         self._furthest_step = 0
         self._frontier = self._new_frontier(None)
         self._grader = grader
-        self._members = self._new_members(config.rollout.max_parallel_episodes)
+        self._places = Places(config.rollout.max_parallel_episodes)
+        self._read_engines = read_engines
+        self._members = self._new_members(self._places)
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
         self._last_report: StepReport | None = None
@@ -108,6 +113,7 @@ class Controller:
         self._loop = loop or asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="controller")
         self._running: set[asyncio.Task[None]] = set()
+        self._balancing: asyncio.Task[None] | None = None
         self._releasing: asyncio.Task[None] | None = None
         self._evaluated: set[int] = set()
         self._update: asyncio.Task[StepReport] | None = None
@@ -142,7 +148,7 @@ class Controller:
 
     def evaluate(self, tasks: Sequence[Task], *, max_parallel: int) -> EvalResult:
         """Play and grade every task once with the present policy."""
-        members, version = self._new_members(max_parallel), self._frontier.step
+        members, version = self._new_members(Places(max_parallel)), self._frontier.step
         self._evaluated.update(task.ordinal for task in tasks)
         return self.run(evaluate(tasks, members=members, policy_version=version))
 
@@ -194,7 +200,7 @@ class Controller:
     def _teaches(self, group: Group) -> bool:
         return not isinstance(advantages_of(group, config=self._config), NoSignal)
 
-    def _new_members(self, max_parallel: int) -> MemberRunner:
+    def _new_members(self, places: Places) -> MemberRunner:
         return MemberRunner(
             pool=self._pool,
             grader=self._grader,
@@ -202,7 +208,7 @@ class Controller:
             on_attempt=self._on_attempt,
             policy_version=lambda: self._frontier.step,
             max_reissues=self._train_config.max_reissues,
-            max_parallel=max_parallel,
+            places=places,
         )
 
     async def _restore(self, checkpoint: Path) -> None:
@@ -217,20 +223,23 @@ class Controller:
         while not self._stopping and (ordinal := self._frontier.admit()) is not None:
             task = asyncio.create_task(self._run_group(ordinal), name=f"group {ordinal}")
             self._running.add(task)
-            task.add_done_callback(self._on_group_done)
+            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._on_task_done)
 
-    def _on_group_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) and not self._crash.done():
             self._crash.set_exception(error)
 
     async def _run_group(self, ordinal: int) -> None:
         task = self._tasks.task(ordinal)
-        size = self._train_config.group_size
-        members = await asyncio.gather(
-            *(self._members.run(task, index=index, mode="train") for index in range(size))
+        members = await play_group(
+            self._members,
+            task,
+            size=self._train_config.group_size,
+            extra=self._train_config.oversample,
+            groups_per_step=self._train_config.groups_per_step,
         )
-        group = Group(task=task, members=tuple(members))
+        group = Group(task=task, members=members)
         ending = self._frontier.finish(group)
         if ending is not None:
             logger.info("task=%s ended as %s", ordinal, ending)
@@ -251,6 +260,9 @@ class Controller:
     async def _train(self, steps: int) -> tuple[StepReport, ...]:
         self._step_started_s = self._timeline.now()
         self._timeline.flush_seconds(since_s=self._step_started_s)  # no step's: an evaluation
+        if self._read_engines is not None and self._balancing is None:
+            self._balancing = asyncio.create_task(balance(self._places, self._read_engines))
+            self._balancing.add_done_callback(self._on_task_done)
         reports: list[StepReport] = []
         while len(reports) < steps and not self._stopping:
             self._frontier.aim(self._frontier.step + steps - len(reports))
@@ -265,22 +277,15 @@ class Controller:
 
     async def _next_batch(self) -> tuple[Group, ...]:
         while (groups := self._frontier.take_batch()) is None:
-            self._refuse_to_starve()
+            refuse_to_starve(
+                [ending for _, ending in self._ended],
+                self._tally.failures,
+                in_a_row=self._frontier.ends_without_gradient,
+                config=self._train_config,
+            )
             self._group_ended.clear()
             await self._group_ended.wait()
         return groups
-
-    def _refuse_to_starve(self) -> None:
-        num_groups = self._frontier.ends_without_gradient
-        if num_groups < self._train_config.max_empty_batches * self._train_config.groups_per_step:
-            return
-        endings = Counter(str(ending) for _, ending in self._ended[-num_groups:])
-        raise EmptyBatchesError(
-            f"{num_groups} groups in a row held no gradient "
-            f"({endings[Ending.FILTERED]} with equal scores, {endings[Ending.FAILED]} failed; "
-            f"failures by stage: {dict(self._tally.failures) or 'none'}); raise "
-            "train.group_size or rollout.temperature, or give easier tasks"
-        )
 
     async def _train_on(self, groups: Sequence[Group]) -> StepReport:
         """One optimizer step, its weights on every worker, then the new version."""

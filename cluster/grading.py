@@ -26,6 +26,7 @@ from core.errors import (
     boundary,
 )
 from core.outcomes import FLOOR, outcome_of
+from core.places import Urgency
 from core.protocols import ImageModel, Reward
 from core.records import (
     Answer,
@@ -61,7 +62,7 @@ class Grader:
         self._masked_reasons = frozenset(masked_reasons)
         self._timeline = timeline
 
-    async def grade(self, trajectory: Trajectory, *, mode: Mode) -> Member:
+    async def grade(self, trajectory: Trajectory, *, mode: Mode, urgency: Urgency = ()) -> Member:
         """What became of this episode."""
         if mode == "train" and trajectory.tool_errors:
             error = ToolError(f"tool failed during the episode: {trajectory.tool_errors[0]}")
@@ -74,20 +75,22 @@ class Grader:
             name = trajectory.rollout_id
             raise GensearcherError(f"episode {name} ended with an answer, but it holds none")
         try:
-            rendered, score = await self._score(trajectory, trajectory.answer)
+            rendered, score = await self._score(trajectory, trajectory.answer, urgency)
         except StageError as error:
             logger.warning("rollout=%s %s: %s", trajectory.rollout_id, error.stage, error)
             return _member(trajectory, error.as_failure())
         return _member(trajectory, score, rendered=rendered)
 
-    async def _score(self, trajectory: Trajectory, answer: Answer) -> tuple[RenderedImage, Score]:
+    async def _score(
+        self, trajectory: Trajectory, answer: Answer, urgency: Urgency
+    ) -> tuple[RenderedImage, Score]:
         item, task = str(trajectory.rollout_id), trajectory.task
         seeds = self._render.seeds
         try:
             async with asyncio.TaskGroup() as group:
                 text = group.create_task(self._judge_text(item, task, answer))
                 images = [
-                    group.create_task(self._judge_image(item, task, answer, seed=seed))
+                    group.create_task(self._judge_image(item, task, answer, seed, urgency))
                     for seed in seeds
                 ]
         except ExceptionGroup as errors:
@@ -107,7 +110,7 @@ class Grader:
             return await self._reward.text_parts(task=task, answer=answer)
 
     async def _judge_image(
-        self, item: str, task: Task, answer: Answer, *, seed: int
+        self, item: str, task: Task, answer: Answer, seed: int, urgency: Urgency
     ) -> tuple[RenderedImage, tuple[ScorePart, ...]]:
         request = RenderRequest(
             prompt=answer.gen_prompt,
@@ -120,7 +123,7 @@ class Grader:
             self._timeline.span("render", item),
             boundary(RenderError, f"render of rollout {item}"),
         ):
-            rendered = await self._image_model.render(request)
+            rendered = await self._image_model.render(request, urgency=urgency)
         what = f"image judge of rollout {item}"
         with self._timeline.span("judge", item), boundary(JudgeError, what):
             return rendered, await self._reward.image_parts(task=task, rendered=rendered)

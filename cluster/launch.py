@@ -158,10 +158,12 @@ def _controller(
     checkpoints: Checkpoints,
 ) -> Controller:
     timeline = Timeline(recorder.span)
+    pool = RayPool(algorithm.rollout_workers)
     return Controller(
         config=config,
         tasks=open_train_tasks(config, images=services.images),
-        pool=RayPool(algorithm.rollout_workers),
+        pool=pool,
+        read_engines=pool.read_engines,
         toolbox=services.toolbox,
         grader=Grader(
             reward=services.reward,

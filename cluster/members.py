@@ -7,7 +7,6 @@ again: whoever renders and judges has already asked as often as its budget allow
 told of every attempt.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 
@@ -16,6 +15,7 @@ from cluster.parts import Mode, RolloutPool
 from cluster.timeline import Span, Timeline
 from core.errors import InfraError
 from core.failure_policy import Action, Budget, Event, Part, decide, fault_of
+from core.places import Places, Urgency
 from core.records import Failure, Member, RolloutId, Score, Stage, Task, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class MemberRunner:
         on_attempt: Callable[[Member, Mode], None],
         policy_version: Callable[[], int],
         max_reissues: int,
-        max_parallel: int,
+        places: Places,
     ) -> None:
         self._pool = pool
         self._grader = grader
@@ -39,14 +39,16 @@ class MemberRunner:
         self._on_attempt = on_attempt
         self._policy_version = policy_version
         self._reissues = Budget(times=max_reissues)
-        self._room = asyncio.Semaphore(max_parallel)
+        self._places = places
 
-    async def run(self, task: Task, *, index: int, mode: Mode) -> Member:
-        """The member's last attempt. Waits for room; `max_parallel` episodes run at once."""
+    async def run(
+        self, task: Task, *, index: int, mode: Mode, urgency: Callable[[], Urgency] = tuple
+    ) -> Member:
+        """The member's last attempt. Its episodes, and its renders, wait for a place."""
         attempt = 0
         while True:
             rollout_id = RolloutId(ordinal=task.ordinal, index=index, attempt=attempt)
-            member = await self._attempt(task, rollout_id=rollout_id, mode=mode)
+            member = await self._attempt(task, rollout_id, mode, urgency)
             self._on_attempt(member, mode)
             outcome = member.outcome
             if isinstance(outcome, Score):
@@ -59,8 +61,10 @@ class MemberRunner:
                 return member
             attempt += 1
 
-    async def _attempt(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Member:
-        async with self._room:
+    async def _attempt(
+        self, task: Task, rollout_id: RolloutId, mode: Mode, urgency: Callable[[], Urgency]
+    ) -> Member:
+        async with self._places.place(urgency()):
             oldest_allowed = self._policy_version()
             with self._timeline.span("rollout", str(rollout_id)):
                 played = await self._pool.run(task, rollout_id=rollout_id, mode=mode)
@@ -75,7 +79,7 @@ class MemberRunner:
                 f"but version {oldest_allowed} had been applied"
             )
             return _unplayed(rollout_id, InfraError(message).as_failure())
-        return await self._grader.grade(played, mode=mode)
+        return await self._grader.grade(played, mode=mode, urgency=urgency())
 
 
 def oldest_version(trajectory: Trajectory) -> int | None:

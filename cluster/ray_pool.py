@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 
+from actors.stats import EngineStats
 from cluster.parts import LearnerLostError, Mode
 from core.errors import GensearcherError, InfraError, StageError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
@@ -98,6 +99,12 @@ class RayPool:
         if Fault.FAILED in faults and not any(worker.ready for worker in ready):
             raise InfraError(f"no rollout worker could take version {update.version}")
         await self._wait_for_one()
+
+    async def read_engines(self) -> Sequence[EngineStats]:
+        """Of the workers that are there; one that dies meanwhile is left out."""
+        stats = (worker.handle.stats.remote() for worker in self._workers if worker.ready)
+        read = await asyncio.gather(*stats, return_exceptions=True)
+        return [one for one in read if isinstance(one, EngineStats)]
 
     async def _apply(self, worker: _Worker) -> Fault | None:
         """Give one worker the current weights; one that refuses them is started afresh (FAILED),

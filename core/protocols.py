@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from core.places import Urgency
 from core.records import (
     Answer,
     Completion,
@@ -117,8 +118,8 @@ class ImageModel(Protocol):
         """How many reference images one request may hold."""
         ...
 
-    async def render(self, request: RenderRequest) -> RenderedImage:
-        """Raises RenderError."""
+    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
+        """`urgency`: who goes first where renders wait for room. Raises RenderError."""
         ...
 
 

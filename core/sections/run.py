@@ -41,6 +41,7 @@ class RolloutConfig(Section):
     max_context: int = Field(36_000, ge=64)
     """Tokens of one episode, image tokens counted."""
     max_parallel_episodes: int = Field(64, ge=1)
+    """Fewer run while the engines' KV caches are too small for so many."""
     temperature: float = Field(0.7, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0)
@@ -53,6 +54,9 @@ class TrainConfig(Section):
     steps: int = Field(60, ge=1)
     groups_per_step: int = Field(8, ge=1)
     group_size: int = Field(6, ge=2)
+    oversample: int = Field(0, ge=0)
+    """Members that a group begins beyond `group_size`; once that many have a score, the slowest
+    are stopped. Faster, and biased to short episodes within a group (never between tasks)."""
     max_staleness: int = Field(0, ge=0, le=8)
     """Versions between a trajectory's oldest token and the learner; 0 = sync, 1 = one step off,
     more = asynchronous."""

@@ -1,6 +1,6 @@
 """What a worker reports of itself is the sum of what it did."""
 
-from actors.stats import EngineCounts
+from actors.stats import EngineCounts, Gauges
 
 
 def test_counts_add_up() -> None:
@@ -9,7 +9,7 @@ def test_counts_add_up() -> None:
     counts.add_request(prompt_tokens=20, cached_tokens=16, sampled_tokens=7, seconds=1.0)
     counts.add_update(seconds=0.25)
 
-    stats = counts.stats(num_running=3, kv_usage=None)
+    stats = counts.stats(num_running=3, gauges=Gauges())
 
     assert (stats.num_requests, stats.num_prompt_tokens, stats.num_cached_tokens) == (2, 30, 16)
     assert (stats.num_sampled_tokens, stats.generate_s) == (12, 1.5)

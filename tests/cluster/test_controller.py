@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from cluster.controller import Controller, EmptyBatchesError
+from cluster.controller import Controller
 from cluster.frontier import Ending
 from cluster.grading import Grader
 from cluster.local import LocalLearner
 from cluster.members import oldest_version
+from cluster.starvation import EmptyBatchesError
 from cluster.timeline import Timeline
 from core.config import Config, build_config
 from core.errors import LearnerError, StalledError

@@ -6,6 +6,7 @@ from cluster.evaluate import evaluate
 from cluster.grading import Grader
 from cluster.members import MemberRunner
 from cluster.timeline import Timeline
+from core.places import Places
 from core.records import Failure, RolloutId, Task
 from core.sections.scoring import RenderConfig
 from rewards.reward import DualReward
@@ -32,7 +33,7 @@ def make_members(pool: FakePool, *, max_parallel: int = 2) -> MemberRunner:
         on_attempt=lambda member, mode: None,
         policy_version=lambda: 0,
         max_reissues=1,
-        max_parallel=max_parallel,
+        places=Places(max_parallel),
     )
 
 

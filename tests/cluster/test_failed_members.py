@@ -10,6 +10,7 @@ from actors.judge import JudgeClient
 from cluster.grading import Grader
 from cluster.members import MemberRunner
 from cluster.timeline import Timeline
+from core.places import Places
 from core.protocols import HttpResponse, ImageModel, Judge
 from core.records import Failure, Group, Score, Stage, Task
 from core.sections.scoring import RenderConfig
@@ -119,7 +120,7 @@ async def test_no_layer_above_the_endpoint_asks_again() -> None:
         on_attempt=lambda member, mode: None,
         policy_version=lambda: 0,
         max_reissues=5,
-        max_parallel=1,
+        places=Places(1),
     )
     member = await runner.run(task, index=0, mode="train")
 

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.grading import Grader, mean_parts
 from cluster.timeline import Timeline
+from core.places import Urgency
 from core.protocols import ImageModel, Reward, Took
 from core.records import (
     Answer,
@@ -145,7 +146,7 @@ class OrderedParts:
         self.events: list[str] = []
         self.text_may_end = asyncio.Event()
 
-    async def render(self, request: RenderRequest) -> RenderedImage:
+    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         self.events.append("render begins")
         await asyncio.sleep(0.01)
         self.events.append("render ends")

@@ -33,6 +33,7 @@ odds = st.builds(
     odds=odds,
     groups_per_step=st.integers(1, 4),
     group_size=st.integers(2, 4),
+    oversample=st.sampled_from((0, 0, 2)),
     max_staleness=st.integers(0, 4),
     max_parallel_episodes=st.integers(1, 20),
     steps=st.integers(1, 6),
@@ -41,6 +42,7 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
     odds: Odds,
     groups_per_step: int,
     group_size: int,
+    oversample: int,
     max_staleness: int,
     max_parallel_episodes: int,
     steps: int,
@@ -48,6 +50,7 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
     config = scheduled_config(
         groups_per_step=groups_per_step,
         group_size=group_size,
+        oversample=oversample,
         max_staleness=max_staleness,
         max_parallel_episodes=max_parallel_episodes,
         max_empty_batches=100,

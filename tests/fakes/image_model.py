@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from core.errors import RenderError
+from core.places import Urgency
 from core.protocols import ImageStore
 from core.records import RenderedImage, RenderRequest
 from tests.fakes.failures import FailureScript
@@ -49,7 +50,7 @@ class FakeImageModel:
     def max_references(self) -> int:
         return self._max_references
 
-    async def render(self, request: RenderRequest) -> RenderedImage:
+    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         self.events.append(("render", request))
         if len(request.references) > self._max_references:
             message = f"{len(request.references)} references, at most {self._max_references}"

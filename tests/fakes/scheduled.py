@@ -22,6 +22,7 @@ from cluster.recorder import JsonlRecorder
 from cluster.timeline import Timeline
 from core.config import Config, build_config
 from core.errors import JudgeError, RenderError
+from core.places import Urgency
 from core.protocols import ImageVerdict, TextVerdict
 from core.records import (
     Answer,
@@ -135,7 +136,7 @@ class ScheduledImageModel:
     def __init__(self, chance: Chance) -> None:
         self._chance = chance
 
-    async def render(self, request: RenderRequest) -> RenderedImage:
+    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         await self._chance.take(20.0)
         if self._chance.happens(self._chance.odds.failed_render):
             raise RenderError("no picture")

@@ -1,0 +1,68 @@
+"""How many episodes run at once: as many as the engines can hold, found out as they run.
+
+Additive increase, multiplicative decrease. An engine is short of room when it has thrown requests
+out of its KV cache, or when requests wait while the cache is full; their prompts are then computed
+again, which costs more than the episodes gain.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
+
+from actors.stats import EngineStats
+from core.places import Places
+
+logger = logging.getLogger(__name__)
+
+ReadEngines = Callable[[], Awaitable[Sequence[EngineStats]]]
+READ_EVERY_S = 5.0
+
+FULL = 0.95
+"""Share of the KV cache."""
+ROOM = 0.8
+DECREASE = 0.75
+
+
+class Concurrency:
+    """Pure: readings in, a number out."""
+
+    def __init__(self, *, most: int) -> None:
+        """Begins with `most` (`rollout.max_parallel_episodes`), and never exceeds it."""
+        self._most = most
+        self._number = most
+
+    @property
+    def number(self) -> int:
+        return self._number
+
+    def update(self, engines: Sequence[EngineStats], *, running: int, waiting: int) -> int:
+        """After one reading of every engine, with so many episodes running and waiting for room."""
+        if not engines or running > self._number:  # the last decrease is still working
+            return self._number
+        if any(_is_short(engine) for engine in engines):
+            self._number = max(len(engines), int(DECREASE * min(self._number, running)))
+        elif waiting and all(_has_room(engine) for engine in engines):
+            self._number = min(self._most, self._number + len(engines))
+        return self._number
+
+
+async def balance(places: Places, read_engines: ReadEngines) -> NoReturn:
+    """Keep the number of places at what the engines can hold, and at most what it is now."""
+    concurrency = Concurrency(most=places.number)
+    while True:
+        await asyncio.sleep(READ_EVERY_S)
+        engines = await read_engines()
+        number = concurrency.update(engines, running=places.taken, waiting=places.num_waiting)
+        if number != places.number:
+            logger.info("%s episodes at once, %s before", number, places.number)
+            places.resize(number)
+
+
+def _is_short(engine: EngineStats) -> bool:
+    full = engine.kv_usage is not None and engine.kv_usage >= FULL
+    return engine.num_preempted > 0 or (full and engine.num_waiting > 0)
+
+
+def _has_room(engine: EngineStats) -> bool:
+    return engine.num_waiting == 0 and (engine.kv_usage is None or engine.kv_usage < ROOM)
