@@ -216,6 +216,39 @@ def test_stale_tokens_are_weighted_and_later_steps_keep_their_anchor(world: Worl
     assert report.version == 2
 
 
+def test_the_kl_to_the_first_policy_is_metered_and_priced(world: World, tmp_path: Path) -> None:
+    with world.learner(kl_coef=0.1) as learner:
+        first = learner.update(world.groups())
+        assert first.metrics["learner/kl_reference"] == pytest.approx(0.0, abs=1e-6)
+        learner.save(str(tmp_path / "moved"))
+        moved = HfPolicy(tmp_path / "moved" / "policy")
+        groups = make_oracle_groups(moved, world.chat, world.store, scores=SCORES, version=1)
+        second = learner.update(groups)
+    kl = k3_to(HfPolicy(world.folder), world, groups)
+    assert kl > 1e-3
+    assert second.metrics["learner/kl_reference"] == pytest.approx(kl, rel=1e-3)
+    # On-policy every ratio is 1, so that the rest of the loss is the mean advantage.
+    samples, _ = select_samples(groups, config=world.config())
+    mean = sum(sum(sample.advantages) for sample in samples) / second.num_tokens
+    assert second.metrics["learner/loss"] == pytest.approx(0.1 * kl - mean, abs=1e-4)
+
+
+def k3_to(reference: HfPolicy, world: World, groups: list[Group]) -> float:
+    """Mean of r - 1 - log r over all sampled tokens, r = reference / policy."""
+    log_ratios = []
+    for turn in (t for g in groups for m in g.members for t in m.trajectory.turns):
+        known = reference.logprobs(
+            turn.prompt_ids,
+            turn.completion.token_ids,
+            pngs=[world.store.get(image.ref) for image in turn.images],
+            temperature=turn.completion.sampling.temperature,
+            banned_ids=turn.completion.sampling.banned_ids,
+        )
+        log_ratios.append(torch.from_numpy(known) - torch.tensor(turn.completion.logprobs))
+    log_ratio = torch.cat(log_ratios).double()
+    return (log_ratio.exp() - 1 - log_ratio).mean().item()
+
+
 def test_a_batch_without_signal_changes_nothing(world: World) -> None:
     groups = world.groups(scores=[[0.5, 0.5], [0.3]])
     assert group_advantages(groups[0], use_std=True) is NoSignal.NO_SPREAD
