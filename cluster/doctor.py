@@ -17,7 +17,7 @@ from actors.image_models import api_key_variable, image_model_name, is_api
 from cluster.machine import GIB, Machine, inspect_machine
 from cluster.model_sizes import BYTES, policy_size
 from cluster.placement import demands
-from cluster.plan import Plan, make_plan
+from cluster.plan import Plan, plan_or_none
 from cluster.providers import corpus_path
 from core.config import Config, has_secret, ray_address
 from core.errors import ConfigError, DataError
@@ -41,7 +41,7 @@ class CheckResult:
 
 def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckResult, ...]:
     """All checks, in the order in which they are worth mending."""
-    plan = _plan_or_none(config, recipe)
+    plan = plan_or_none(config, recipe=recipe)
     joined = ray_address(config)
     return (
         check_python(machine),
@@ -265,13 +265,6 @@ def _gpu_gib_needed(plan: Plan | None) -> float:
     on_gpus = [figure for figure in plan.memory if figure.where.endswith("GPU")]
     kinds = {figure.where for figure in on_gpus}
     return max(sum(f.value for f in on_gpus if f.where == kind) for kind in kinds) / GIB
-
-
-def _plan_or_none(config: Config, recipe: str) -> Plan | None:
-    try:
-        return make_plan(config, recipe=recipe)
-    except ConfigError:
-        return None
 
 
 def _has_model(path: str, *, file: str) -> bool:

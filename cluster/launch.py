@@ -20,8 +20,10 @@ from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.evaluate import EvalResult
 from cluster.grading import Grader
+from cluster.memory_fit import refuse_too_little_memory
 from cluster.parts import LearnerLostError
 from cluster.placement import demands, refuse_what_cannot_fit
+from cluster.plan import plan_or_none
 from cluster.ray_pool import RayPool
 from cluster.ray_session import alive_nodes, ray_session
 from cluster.recorder import JsonlRecorder
@@ -117,7 +119,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
     run_dir = config.run_dir.resolve()
     with ExitStack() as stack:
         stack.enter_context(ray_session(config))
-        refuse_what_cannot_fit(demands(config), nodes=alive_nodes())
+        _refuse_what_cannot_fit(config)
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, run_dir / "config.yaml")
         services = stack.enter_context(start_services(config))
@@ -148,6 +150,14 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
             recorder=recorder,
             services=services,
         )
+
+
+def _refuse_what_cannot_fit(config: Config) -> None:
+    """Raises ConfigError."""
+    nodes = alive_nodes()
+    refuse_what_cannot_fit(demands(config), nodes=nodes)
+    if (plan := plan_or_none(config, recipe=config.run.name)) is not None:
+        refuse_too_little_memory(plan, nodes=nodes)
 
 
 def _controller(

@@ -15,6 +15,7 @@ from cluster.plan_memory import host_memory, learner_memory, render_memory, roll
 from cluster.plan_seconds import stage_seconds
 from cluster.rates import Figure
 from core.config import Config
+from core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,14 @@ def make_plan(config: Config, *, recipe: str) -> Plan:
         ),
         seconds=stage_seconds(config, policy, image_model),
     )
+
+
+def plan_or_none(config: Config, *, recipe: str) -> Plan | None:
+    """None when a model's size cannot be known."""
+    try:
+        return make_plan(config, recipe=recipe)
+    except ConfigError:
+        return None
 
 
 def placements(config: Config) -> tuple[Placement, ...]:

@@ -56,43 +56,69 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     )
     return (
         *(_memory(where, what, value, formula, source) for what, value, formula in state),
+        *_reference(config, policy),
         *_activations(config, policy),
     )
 
 
-def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+def _reference(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """The frozen copy that the KL is taken to: whole, where the compute is."""
     learner = config.learner
+    if not learner.kl_coef:
+        return ()
     width = BYTES[learner.dtype]
-    tokens, hidden, layers = learner.micro_batch_tokens, policy.hidden_size, policy.num_layers
-    one_layer = tokens * hidden * ACTIVATION_BYTES * width / 2
-    logits = 2 * LOGIT_CHUNK * policy.vocab_size * 4
-    logits_formula = f"logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B"
-    paper = "arXiv 2205.05198, eq. 1; attention scores are not stored"
-    if learner.device == "cpu":
-        formula = f"{tokens:,} tokens x {layers} layers x {hidden} x {17 * width} B"
-        value = layers * one_layer + logits
-        return (
-            _memory("learner (host)", "activations", value, f"{formula} + {logits_formula}", paper),
-        )
-    kept = tokens * hidden * layers * width
-    stream = 2 * policy.text_params / layers * width
     return (
         _memory(
-            "learner, its GPU",
-            "activations",
-            kept + one_layer + logits,
-            f"{tokens:,} tokens x {hidden} x {width} B x {layers} layers kept, one layer "
-            f"recomputed ({17 * width} B), {logits_formula}",
-            paper,
-        ),
-        _memory(
-            "learner, its GPU",
-            "streamed weights",
-            stream,
-            f"2 of {layers} layers at a time, {width} B a parameter",
-            f"{policy.source}; prefetch of one layer assumed",
+            "learner (host)" if learner.device == "cpu" else "learner, its GPU",
+            "reference",
+            policy.params * width,
+            f"{policy.params:,} x {width} B, because learner.kl_coef is {learner.kl_coef:g}",
+            policy.source,
         ),
     )
+
+
+def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """Of the largest pack, where the compute is, and what a GPU holds besides."""
+    learner = config.learner
+    width = BYTES[learner.dtype]
+    tokens = max(learner.micro_batch_tokens, config.rollout.max_context)
+    hidden, layers = policy.hidden_size, policy.num_layers
+    one_layer = tokens * hidden * ACTIVATION_BYTES * width / 2
+    logits = 2 * LOGIT_CHUNK * policy.vocab_size * 4
+    if learner.checkpoints_gradients:
+        value = tokens * hidden * layers * width + one_layer + logits
+        formula = (
+            f"{tokens:,} tokens x {hidden} x {width} B x {layers} layers kept, one layer "
+            f"recomputed ({17 * width} B)"
+        )
+    else:
+        value = layers * one_layer + logits
+        formula = f"{tokens:,} tokens x {layers} layers x {hidden} x {17 * width} B"
+    on_cpu = learner.device == "cpu"
+    activations = _memory(
+        "learner (host)" if on_cpu else "learner, its GPU",
+        "activations",
+        value,
+        f"{formula} + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B",
+        "arXiv 2205.05198, eq. 1; attention scores are not stored",
+    )
+    return (activations,) if on_cpu else (activations, _weights_on_gpu(config, policy))
+
+
+def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
+    """ZeRO-3 alone keeps the weights in host memory; the other stages hold them, and their
+    gradients until the backward pass is done, on the GPU."""
+    width, where = BYTES[config.learner.dtype], "learner, its GPU"
+    if config.learner.zero_stage == 3:
+        value = 2 * policy.text_params / policy.num_layers * width
+        formula = f"2 of {policy.num_layers} layers at a time, {width} B a parameter"
+        source = f"{policy.source}; prefetch of one layer assumed"
+        return _memory(where, "streamed weights", value, formula, source)
+    trained = policy.text_params if config.learner.freeze_vision else policy.params
+    value = (policy.params + trained) * width
+    formula = f"({policy.params:,} + {trained:,} trained) x {width} B; zero_stage 3 streams them"
+    return _memory(where, "weights and gradients", value, formula, f"{policy.source}; ZeRO")
 
 
 def render_memory(config: Config, model: ImageModelSize | None) -> tuple[Figure, ...]:

@@ -126,6 +126,43 @@ def test_frozen_vision_needs_neither_gradient_nor_optimizer() -> None:
     assert find(figures, "learner (host)", "optimizer").value == 8 * policy.text_params
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_reference_of_a_kl_is_one_more_copy_where_the_compute_is(device: str) -> None:
+    policy = small_policy()
+    learner = {"device": device, "dtype": "bfloat16", "kl_coef": 0.01}
+    where = {"cpu": "learner (host)", "cuda": "learner, its GPU"}[device]
+
+    figures = learner_memory(config_of(learner=learner), policy)
+
+    assert find(figures, where, "reference").value == 2 * policy.params
+    without = learner_memory(config_of(learner=learner | {"kl_coef": 0}), policy)
+    assert len(without) == len(figures) - 1
+
+
+def test_a_gpu_holds_the_weights_unless_zero_3_streams_them() -> None:
+    policy, where = small_policy(), "learner, its GPU"
+    learner = {"device": "cuda", "dtype": "bfloat16"}
+
+    whole = learner_memory(config_of(learner=learner | {"zero_stage": 2}), policy)
+    streamed = learner_memory(config_of(learner=learner | {"zero_stage": 3}), policy)
+
+    held = 2 * (policy.params + policy.text_params)
+    assert find(whole, where, "weights and gradients").value == held
+    assert find(streamed, where, "streamed weights").value == 2 * policy.text_params
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_activations_are_those_of_the_largest_pack(checkpoints: bool) -> None:
+    """Width 8, 2 layers, float32: 4 bytes a number kept, 68 of a whole layer; 10 words."""
+    learner = {"micro_batch_tokens": 100, "gradient_checkpointing": checkpoints}
+    config = config_of(learner=learner, rollout={"max_context": 200})
+
+    figure = find(learner_memory(config, small_policy()), "learner (host)", "activations")
+
+    layers = 2 * 4 + 68 if checkpoints else 2 * 68
+    assert figure.value == 200 * 8 * layers + 2 * 512 * 10 * 4
+
+
 def test_tensor_parallel_halves_what_one_gpu_holds() -> None:
     policy = small_policy()
     rollout = {"num_gpus_per_worker": 2, "tensor_parallel": 2, "kv_cache_gib": 3}
