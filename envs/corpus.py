@@ -6,6 +6,7 @@ calls give equal results. Fails with ConfigError when the file is no corpus, wit
 cannot be read later.
 """
 
+import asyncio
 import hashlib
 import os
 import sqlite3
@@ -142,13 +143,13 @@ class Corpus:
         return CorpusSize(pages=pages, images=images)
 
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
-        rows = self._match(_SEARCH, query, k)
+        rows = await asyncio.to_thread(self._match, _SEARCH, query, k)
         hits = tuple(SearchHit(url=row[0], title=row[1], snippet=row[2]) for row in rows)
         return Fetched(value=hits, provider=NAME)
 
     async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         """The best `k` captions, in an order that is drawn from the query and says no rank."""
-        rows = self._match(_IMAGE_SEARCH, query, k)
+        rows = await asyncio.to_thread(self._match, _IMAGE_SEARCH, query, k)
         rows.sort(key=lambda row: hashlib.sha256(f"{query}|{row[0]}".encode()).hexdigest())
         images = tuple(
             FoundImage(
@@ -173,6 +174,7 @@ class Corpus:
         self._db.close()
 
     def _match(self, statement: str, query: str, k: int) -> list[tuple[Any, ...]]:
+        """Of millions of pages it takes long enough to be kept off the event loop."""
         words = match_any_word(query)
         if words is None:
             return []

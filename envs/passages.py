@@ -17,10 +17,9 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 
 def one_line(text: str, *, max_chars: int) -> str:
     """`text` without line breaks, control, format and surrogate characters, cut to `max_chars`."""
-    printable = text
-    if not text.isprintable():
-        printable = "".join(char if char.isprintable() else " " for char in text)
-    line = " ".join(printable.split())
+    line = " ".join(text.split())
+    if not line.isprintable():
+        line = " ".join("".join(char if char.isprintable() else " " for char in line).split())
     return line if len(line) <= max_chars else line[: max_chars - 3].rstrip() + "..."
 
 
@@ -49,13 +48,14 @@ def _split(text: str) -> list[str]:
     passages: list[str] = []
     for paragraph in _PARAGRAPH.split(text):
         line = one_line(paragraph, max_chars=max(3, len(paragraph)))
-        while len(line) > PASSAGE_CHARS:
-            cut = line.rfind(" ", 1, PASSAGE_CHARS)
-            cut = cut if cut > 0 else PASSAGE_CHARS
-            passages.append(line[:cut].strip())
-            line = line[cut:].strip()
-        if line:
-            passages.append(line)
+        start = 0
+        while len(line) - start > PASSAGE_CHARS:
+            cut = line.rfind(" ", start + 1, start + PASSAGE_CHARS)
+            cut = cut if cut > 0 else start + PASSAGE_CHARS
+            passages.append(line[start:cut])
+            start = cut + (line[cut] == " ")
+        if start < len(line):
+            passages.append(line[start:])
     return passages
 
 

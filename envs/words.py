@@ -17,8 +17,9 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 
 def words_of(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    return _WORD.findall(plain.casefold())
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    return _WORD.findall(text.casefold())
 
 
 def is_character(word: str) -> bool:

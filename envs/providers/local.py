@@ -2,7 +2,7 @@
 
 import asyncio
 
-from core.errors import DataError, ToolError
+from core.errors import InfraError, ToolError
 from core.protocols import ImageStore
 from core.records import FoundImage
 from envs.provider import Fetched, ImageSearch
@@ -29,6 +29,7 @@ class CopiedImages:
     def _copy(self, images: tuple[FoundImage, ...]) -> None:
         for image in images:
             try:
-                self._ours.put(self._theirs.get(image.ref))
-            except DataError as error:
-                raise ToolError(f"an image of the corpus is damaged: {error}") from error
+                data = self._theirs.get(image.ref)
+            except InfraError as error:
+                raise ToolError(f"the corpus is damaged: {error}; build it again") from error
+            self._ours.put(data)

@@ -14,7 +14,8 @@ from envs.providers.service import Service
 
 
 class _Result(BaseModel):
-    url: str
+    url: str | None = None
+    """Some kinds of result have none, and are none to us."""
     title: str | None = None
     content: str | None = None
     img_src: str | None = None
@@ -41,14 +42,15 @@ class Searxng:
         found = await self._ask(query, category="general")
         hits = tuple(
             SearchHit(url=hit.url, title=hit.title or "", snippet=hit.content or "")
-            for hit in found[:k]
+            for hit in found
+            if hit.url
         )
-        return self._service.fetched(hits)
+        return self._service.fetched(hits[:k])
 
     async def candidates(self, query: str, *, num: int) -> Fetched[tuple[ImageCandidate, ...]]:
         found = await self._ask(query, category="images")
         images = tuple(
-            ImageCandidate(url=image.img_src, title=image.title or "", page_url=image.url)
+            ImageCandidate(url=image.img_src, title=image.title or "", page_url=image.url or "")
             for image in found
             if image.img_src
         )

@@ -1,5 +1,6 @@
 """`browse(url, query)`: one page, and what it says about the query."""
 
+import asyncio
 from typing import Any
 
 from core.protocols import ToolSpec
@@ -11,6 +12,13 @@ from envs.tools.lines import NOTHING_FOUND, hit_line, stand_in_lines
 
 MAX_PAGE_CHARS = 4000
 NO_PAGE = "there is no such page"
+
+
+async def _passages(text: str, query: str) -> str:
+    """Of a page of megabytes they take long enough to be kept off the event loop."""
+    if len(text) <= MAX_PAGE_CHARS:
+        return relevant_passages(text, query, max_chars=MAX_PAGE_CHARS)
+    return await asyncio.to_thread(relevant_passages, text, query, max_chars=MAX_PAGE_CHARS)
 
 
 class BrowseArguments(ToolArguments):
@@ -41,7 +49,7 @@ class BrowseTool(ProviderTool[BrowseArguments]):
         if page is None:
             return result_of("\n".join([*notes, NO_PAGE]), parts)
         if self._summariser is None:
-            says = relevant_passages(page.text, arguments.query, max_chars=MAX_PAGE_CHARS)
+            says = await _passages(page.text, arguments.query)
         else:
             answered: Fetched[str] = await self._summariser.answer(page, query=arguments.query)
             notes += stand_in_lines(arguments.query, answered)

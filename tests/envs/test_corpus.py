@@ -9,11 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.errors import ConfigError
+from core.errors import ConfigError, ToolError
 from envs.corpus import Corpus, build_corpus
+from envs.images import FileImageStore
 from envs.nano.lookup import Lookup
 from envs.nano.world import World
 from envs.provider import Page
+from envs.providers.local import CopiedImages
 from tests.builders import png_bytes
 from tests.fakes.images import MemoryImageStore
 
@@ -31,6 +33,19 @@ PAGES = [
     Page(url="https://a.test/festival", title="Melka festival", text="held in Torvi."),
     Page(url="https://a.test/long", title="A long page", text="filler words " * 200 + "Torvi"),
 ]
+
+
+async def test_an_image_that_the_corpus_has_lost_is_its_fault(tmp_path: Path) -> None:
+    theirs, ours = FileImageStore(tmp_path / "theirs"), MemoryImageStore()
+    picture = Picture(url="i", caption="a kea", page_url="p", png=png_bytes())
+    build_corpus(tmp_path / "corpus.sqlite", pages=[], images=[picture], store=theirs)
+    copied = CopiedImages(Corpus(tmp_path / "corpus.sqlite"), theirs=theirs, ours=ours)
+    (found,) = (await copied.image_search("kea", k=1)).value
+    assert ours.get(found.ref) == picture.png
+    for path in tmp_path.glob("theirs/??/*"):
+        path.unlink()
+    with pytest.raises(ToolError, match=r"corpus is damaged: image .* cannot be read"):
+        await copied.image_search("kea", k=1)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from envs.images import clean_image
 from envs.provider import Page, SearchHit
 from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
 from envs.providers.jina import Jina
+from envs.providers.searxng import Searxng
 from envs.providers.serper import Serper
 from envs.providers.service import Service
 from tests.builders import png_bytes
@@ -29,6 +30,14 @@ ORGANIC = [
     {"title": "Torvi", "link": "https://a.test/1", "snippet": "founded 47", "position": 1},
     {"title": None, "link": "https://a.test/2", "date": "Mar 1, 2026"},
 ]
+LIMITS = Limits(
+    per_second=1e6,
+    max_in_flight=8,
+    timeout_s=1.0,
+    deadline_s=5.0,
+    max_tries=3,
+    first_pause_s=0.001,
+)
 JINA = {"code": 200, "status": 20000, "data": {"title": "T", "url": "u", "content": "# Torvi"}}
 
 
@@ -55,19 +64,11 @@ def make_world(
     deadline_s: float = 5.0,
 ) -> World:
     http, store = MemoryHttp(handler, fail_times=fail_times), MemoryImageStore()
-    limits = Limits(
-        per_second=1e6,
-        max_in_flight=8,
-        timeout_s=1.0,
-        deadline_s=5.0,
-        max_tries=3,
-        first_pause_s=0.001,
-    )
 
     def service(name: str, base_url: str, key: str, cost_usd: float) -> Service:
         return Service(
             name=name,
-            endpoint=Endpoint(http, name=name, limits=limits),
+            endpoint=Endpoint(http, name=name, limits=LIMITS),
             base_url=base_url,
             api_key=key,
             cost_usd=cost_usd,
@@ -97,6 +98,21 @@ async def test_search_reads_organic_results_and_sends_the_key_as_a_header() -> N
     body = {"q": '"Torvi" -x', "num": 10}
     assert world.http.events == [("POST", SEARCH_URL, {"X-API-KEY": "serper-secret"}, body)]
     assert "secret" not in repr(world.serper._service)
+
+
+async def test_searxng_results_without_an_address_are_left_out() -> None:
+    results = [{"url": None, "title": "a table"}, {"title": "x"}, {"url": "https://a.test/1"}]
+    searxng = Searxng(
+        Service(
+            name="searxng",
+            endpoint=Endpoint(
+                MemoryHttp(lambda *_: reply({"results": results})), name="searxng", limits=LIMITS
+            ),
+            base_url="http://searx.test",
+        )
+    )
+    found = await searxng.search("q", k=1)
+    assert found.value == (SearchHit(url="https://a.test/1", title="", snippet=""),)
 
 
 async def test_no_results_are_no_error() -> None:
