@@ -69,10 +69,15 @@ class ServedHttp:
         """Raises ToolError when no replica answered in time; the Endpoint asks again."""
         if self._handle is None:
             self._handle = serve.get_app_handle(self._app_name)
+        question = self._handle.chat.remote(json_body)
         try:
             async with asyncio.timeout(timeout_s):
-                status, text = await self._handle.chat.remote(json_body)
+                status, text = await question
+        except asyncio.CancelledError:
+            question.cancel()
+            raise
         except TimeoutError as error:
+            question.cancel()  # else the replica goes on with it, beside the next try
             raise ToolError(f"the served model did not answer in {timeout_s:g} s") from error
         except RayTaskError as error:
             raise ToolError(f"the served model raised {error.cause!r}"[:300]) from error

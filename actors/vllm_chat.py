@@ -17,6 +17,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatCompletionRequest,
     ChatCompletionResponse,
 )
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.exceptions import VLLMError
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -25,6 +27,8 @@ from core.sections.judge import ServedConfig
 
 # Without white space: else a schema lets a weak model write it until it is cut.
 _DECODING = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+_ANSWERED = (VLLMError, ValueError, TypeError, OverflowError, NotImplementedError)
+"""What vLLM's own server turns into an error response."""
 
 
 class VllmChat:
@@ -39,15 +43,19 @@ class VllmChat:
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(self._args))
 
     async def complete(self, body: dict[str, Any]) -> tuple[int, str]:
-        """(status, JSON) as the HTTP server would send them."""
-        if self._prepared is None:
+        """(status, JSON) as the HTTP server would send them: what the request did wrong (too
+        long, too many images) is a 4xx, which nobody asks again."""
+        if self._prepared is None or _has_failed(self._prepared):
             self._prepared = asyncio.create_task(self._prepare())
-        await self._prepared
+        await asyncio.shield(self._prepared)  # a caller that gives up must not stop it for all
         try:
             request = ChatCompletionRequest.model_validate(body)
         except ValidationError as error:
             return 400, json.dumps({"error": {"message": str(error)[:500], "code": 400}})
-        reply = await self._state.openai_serving_chat.create_chat_completion(request, None)
+        try:
+            reply = await self._state.openai_serving_chat.create_chat_completion(request, None)
+        except _ANSWERED as error:
+            reply = create_error_response(error)
         if isinstance(reply, ChatCompletionResponse):
             return 200, reply.model_dump_json()
         return reply.error.code, reply.model_dump_json()
@@ -59,6 +67,10 @@ class VllmChat:
     async def _prepare(self) -> None:
         tasks = await self._engine.get_supported_tasks()
         await init_app_state(self._engine, self._state, self._args, tasks)
+
+
+def _has_failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _arguments(config: ServedConfig) -> list[str]:

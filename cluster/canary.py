@@ -122,9 +122,11 @@ class Canary:
         unknown: list[float | None] = [None] * len(self._rows)
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            scores, asked_of = kept["scores"], kept["asked_of"]
+        except (OSError, ValueError, LookupError, TypeError):
             return unknown
-        return kept["scores"] if kept.get("asked_of") == self._asked_of() else unknown
+        same = asked_of == self._asked_of() and len(scores) == len(self._rows)
+        return scores if same else unknown
 
 
 def open_canary(config: Config, run_dir: Path, keys: Keys) -> Canary | None:

@@ -110,13 +110,14 @@ def wise_aggregate(scores: Iterable[tuple[int, float]], *, edition: WiseEdition)
 
 def parse_wise(text: str, *, edition: WiseEdition) -> WiseVerdict:
     """A reply in any of the formats that the module names. Raises JudgeError."""
+    text = without_thoughts(text)
     if "{" in text:
         reply = read_object(text)
         scale = range(TOP_GRADE[edition] + 1)
         grades = {name: int(read_grade(reply, name, scale=scale)) for name in _names(edition)}
         rationale = read_rationale(reply) if "rationale" in reply else ""
         return WiseVerdict(edition=edition, grades=grades, rationale=rationale)
-    lines = [line.strip() for line in without_thoughts(text).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return WiseVerdict(edition=edition, grades=_bare(lines, edition) or _labelled(lines, edition))
 
 

@@ -20,9 +20,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures(
 
 
 class FrailJudge(FakeJudge):
-    """Dies on the task "deadly" the first time its file is not there, errs on "unclear"."""
+    """Dies of a path that is not there yet, dies of ".../poison" always, errs on "unclear"."""
 
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
+        if task.task_id.endswith("/poison"):
+            _note(Path(task.task_id))
+            os._exit(1)
         if task.task_id == "unclear":
             raise JudgeError("the verdict could not be read", retryable=False)
         if task.task_id.startswith("/") and not Path(task.task_id).exists():
@@ -32,6 +35,11 @@ class FrailJudge(FakeJudge):
 
     async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
         raise ZeroDivisionError("a bug")
+
+
+def _note(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("asked\n")
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +73,13 @@ async def test_a_bug_in_the_judge_is_a_judge_error(client: JudgeClient) -> None:
 async def test_a_judge_that_dies_is_asked_again(client: JudgeClient, tmp_path: Any) -> None:
     assert (await ask(client, str(tmp_path / "died"))).value == 0.75
     assert (tmp_path / "died").exists()
+
+
+async def test_a_question_that_kills_the_judge_is_asked_twice_and_then_a_judge_error(
+    client: JudgeClient, tmp_path: Path
+) -> None:
+    poison = tmp_path / "poison"
+    with pytest.raises(JudgeError, match="judge actor is lost"):
+        await ask(client, str(poison))
+    assert poison.read_text() == "asked\nasked\n", "each asking may be paid for"
+    assert (await ask(client, "clear")).value == 0.75, "the next question finds a judge again"

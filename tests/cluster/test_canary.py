@@ -92,6 +92,13 @@ async def test_other_rows_start_a_new_baseline(tmp_path: Path) -> None:
     assert metrics["canary/drift"] == 0.0
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"scores": 1, "asked_of": 2}'])
+async def test_a_baseline_that_cannot_be_read_is_made_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / "canary.json").write_text(text)
+    assert (await make_canary(judge_of(1.0), tmp_path).ask())["canary/drift"] == 0.0
+    assert (await make_canary(judge_of(0.5), tmp_path).ask())["canary/drift"] == -0.5
+
+
 async def test_the_nano_rows_are_fixed_and_get_different_grades(tmp_path: Path) -> None:
     assert canary_rows(MemoryImageStore()) == canary_rows(MemoryImageStore())
     config = build_config({"judge": {"canary_every": 5}})

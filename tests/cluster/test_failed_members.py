@@ -1,5 +1,6 @@
 """Every fault of ours that can cost a verdict ends as a Failure, and the group does without it."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from actors.judge import JudgeClient
 from cluster.grading import Grader
 from cluster.members import MemberRunner
 from cluster.timeline import Timeline
+from core.errors import ToolError
 from core.places import Places
 from core.protocols import HttpResponse, ImageModel, Judge
 from core.records import Failure, Group, Score, Stage, Task
@@ -23,12 +25,13 @@ from tests.builders import (
     make_score,
     make_task,
     make_trajectory,
+    png_bytes,
 )
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge
 from tests.fakes.pool import FakePool
-from tests.rewards.judge_builders import LIMITS, completion, judged_task, make_judge
+from tests.rewards.judge_builders import GOOD, LIMITS, completion, judged_task, make_judge
 
 
 class DeadActor:
@@ -60,31 +63,53 @@ def http_error(*_: Any) -> HttpResponse:
     return HttpResponse(status=500, headers={}, body=b"down")
 
 
-def bad_reply(*_: Any) -> HttpResponse:
+def too_late(*_: Any) -> HttpResponse:
+    raise ToolError("judge.test did not answer in 5 s")
+
+
+def off_scale(*_: Any) -> HttpResponse:
     return completion('{"rationale": "r", "score": 5}')
+
+
+def truncated(*_: Any) -> HttpResponse:
+    return completion('{"rationale": "r", "score": 1}', finish_reason="length")
+
+
+def good_reply(*_: Any) -> HttpResponse:
+    return completion(json.dumps({**json.loads(GOOD), "score": 1}))
 
 
 def faulty_parts(fault: str, store: MemoryImageStore, task: Task) -> tuple[Judge, ImageModel]:
     judges: dict[str, Callable[[], Judge]] = {
         "http": lambda: model_judge(http_error, store),
-        "bad reply": lambda: model_judge(bad_reply, store),
+        "timeout": lambda: model_judge(too_late, store),
+        "off scale": lambda: model_judge(off_scale, store),
+        "truncated": lambda: model_judge(truncated, store),
         "dead actor": lambda: JudgeClient(
             DeadActor(), name="judge", prompt_sha="", deadline_s=-1.0
         ),
+        "missing truth": lambda: model_judge(good_reply, MemoryImageStore()),
         "render": FakeJudge,
+        "missing reference": FakeJudge,
+        "no fault": lambda: model_judge(good_reply, store),
     }
     prompt = make_answer().gen_prompt
     failures = {prompt: 99} if fault == "render" else None
-    return judges[fault](), FakeImageModel(store, fail_times=failures)
+    pictures = MemoryImageStore() if fault == "missing reference" else store
+    return judges[fault](), FakeImageModel(pictures, fail_times=failures)
 
 
 @pytest.mark.parametrize(
     ("fault", "stage"),
     [
         ("http", Stage.JUDGE),
-        ("bad reply", Stage.JUDGE),
+        ("timeout", Stage.JUDGE),
+        ("off scale", Stage.JUDGE),
+        ("truncated", Stage.JUDGE),
         ("dead actor", Stage.JUDGE),
+        ("missing truth", Stage.INFRA),
         ("render", Stage.RENDER),
+        ("missing reference", Stage.INFRA),
     ],
 )
 async def test_a_fault_is_a_failure_and_the_group_is_normalised_without_it(
@@ -95,7 +120,9 @@ async def test_a_fault_is_a_failure_and_the_group_is_normalised_without_it(
     judge, image_model = faulty_parts(fault, store, task)
     grader = make_grader(judge, image_model)
     rollout_id = make_rollout_id(index=1)
-    member = await grader.grade(make_trajectory(task=task, rollout_id=rollout_id), mode="train")
+    answer = make_answer(chosen=[store.put(png_bytes())])
+    episode = make_trajectory(task=task, rollout_id=rollout_id, answer=answer)
+    member = await grader.grade(episode, mode="train")
     assert isinstance(member.outcome, Failure)
     assert member.outcome.stage is stage
     scored = [make_member(0.0, index=0), make_member(make_score(1.0), index=2)]
@@ -106,6 +133,15 @@ async def test_a_fault_is_a_failure_and_the_group_is_normalised_without_it(
     assert advantages == group_advantages(without, use_std=True)
     assert rollout_id not in advantages
     assert {type(m.outcome) for m in with_it.scored} == {Score}
+
+
+async def test_the_same_parts_without_a_fault_give_a_score() -> None:
+    store = MemoryImageStore()
+    task = judged_task(store)
+    grader = make_grader(*faulty_parts("no fault", store, task))
+    answer = make_answer(chosen=[store.put(png_bytes())])
+    member = await grader.grade(make_trajectory(task=task, answer=answer), mode="train")
+    assert isinstance(member.outcome, Score)
 
 
 async def test_no_layer_above_the_endpoint_asks_again() -> None:

@@ -91,6 +91,7 @@ def test_an_uncertain_reply_is_refused_with_its_reason(text: str, why: str) -> N
         ("Consistency: 2\nRealism: 1\nAesthetic Quality: 0", (2, 1, 0)),
         ("**Consistency:** 2\n**Realism**: 1\n**Aesthetic Quality** 0\n", (2, 1, 0)),
         ("<think>2?</think>\nConsistency 2\n\nRealism: 1\nAesthetic Quality: 0", (2, 1, 0)),
+        ("<think>{so}</think>Consistency: 2\nRealism: 1\nAesthetic Quality: 0", (2, 1, 0)),
         ("My grades are these.\nRealism: 1\nConsistency: 2\nAesthetic Quality: 0", (2, 1, 0)),
         ("2\n1\n0", (2, 1, 0)),
         ('{"consistency": 2, "realism": 1, "aesthetic_quality": 0}', (2, 1, 0)),
