@@ -1,8 +1,10 @@
 """The judge as a Ray actor, and its client.
 
 In: a function that makes a `Judge` where the actor runs (it may need files and keys there).
-Out: a `JudgeClient`, which is a `Judge`. The actor restarts when it dies; the client asks again
-until `deadline_s` is over, then raises JudgeError. The judge's own errors pass through unchanged.
+Out: a `JudgeClient`, which is a `Judge`. The judge's own errors pass through unchanged. The actor
+restarts when it dies: the client waits until it is up, for `deadline_s` at most, and asks once
+more. A question that is lost twice is a JudgeError: it may be what kills the actor, and what a
+paid judge said to it is lost every time. Verdicts that had arrived are in the judge's cache.
 """
 
 import asyncio
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 DEADLINE_S: Final = 60.0
 """Longer than Ray needs to find out that a node is gone (over 30 s by default)."""
 RETRY_S: Final = 0.5
+ASKED_AGAIN: Final = Budget(times=1)
+"""Losses of one question."""
 MAX_CONCURRENCY: Final = 1000
 
 
@@ -53,7 +57,7 @@ class JudgeClient:
         self._handle = handle
         self._name = name
         self._prompt_sha = prompt_sha
-        self._budget = Budget(seconds=deadline_s)
+        self._deadline_s = deadline_s
 
     @property
     def name(self) -> str:
@@ -72,7 +76,6 @@ class JudgeClient:
         return verdict
 
     async def _ask(self, method: str, *args: Any) -> Any:
-        started_s = time.monotonic()
         for times in itertools.count(1):
             try:
                 return await getattr(self._handle, method).remote(*args)
@@ -81,11 +84,21 @@ class JudgeClient:
                     raise error.cause from None
                 raise JudgeError(f"{method}: {error.cause!r}", retryable=False) from error
             except RayActorError as error:
-                away_s = time.monotonic() - started_s
-                lost = Event(part=Part.VERDICT, fault=Fault.LOST, times=times, seconds=away_s)
-                if decide(lost, budget=self._budget) is not Action.RETRY:
+                lost = Event(part=Part.VERDICT, fault=Fault.LOST, times=times)
+                if decide(lost, budget=ASKED_AGAIN) is not Action.RETRY:
                     raise JudgeError(f"{method}: the judge actor is lost: {error}") from error
-                logger.warning("%s: the judge actor is away, asking again", method)
+                logger.warning("%s: the judge actor is away, asking again when it is up", method)
+            await self._wait_until_up()
+
+    async def _wait_until_up(self) -> None:
+        give_up_s = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                await self._handle.describe.remote()
+                return
+            except RayActorError as error:
+                if time.monotonic() > give_up_s:
+                    raise JudgeError(f"the judge actor is lost: {error}") from error
             await asyncio.sleep(RETRY_S)
 
 

@@ -5,7 +5,7 @@ import pytest
 from core.errors import InfraError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide, fault_of
 
-TWICE, A_MINUTE = Budget(times=2), Budget(seconds=60.0)
+ONCE, TWICE = Budget(times=1), Budget(times=2)
 BOTH = Budget(times=2, seconds=60.0)
 LATE = 61.0
 
@@ -23,9 +23,9 @@ LATE = 61.0
         (Part.RENDER, Fault.LOST, 9, 59.0, BOTH, Action.RETRY),
         (Part.RENDER, Fault.LOST, 3, LATE, BOTH, Action.DROP),
         (Part.RENDER, Fault.FAILED, 1, 0.0, BOTH, Action.DROP),
-        (Part.VERDICT, Fault.LOST, 99, 59.0, A_MINUTE, Action.RETRY),
-        (Part.VERDICT, Fault.LOST, 1, LATE, A_MINUTE, Action.DROP),
-        (Part.VERDICT, Fault.HOPELESS, 1, 0.0, A_MINUTE, Action.DROP),
+        (Part.VERDICT, Fault.LOST, 1, LATE, ONCE, Action.RETRY),
+        (Part.VERDICT, Fault.LOST, 2, 0.0, ONCE, Action.DROP),
+        (Part.VERDICT, Fault.HOPELESS, 1, 0.0, ONCE, Action.DROP),
         (Part.WORKER, Fault.LOST, 99, LATE, TWICE, Action.RESTART),
         (Part.WORKER, Fault.FAILED, 99, LATE, TWICE, Action.RESTART),
         (Part.WORKER, Fault.HOPELESS, 2, 0.0, TWICE, Action.RESTART),

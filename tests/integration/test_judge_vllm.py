@@ -138,9 +138,15 @@ async def test_a_model_that_the_run_serves_gives_the_same_kind_of_verdict(
     config = build_config({"judge": {**JUDGE, "kind": "served", "served": SERVED}})
     await asyncio.to_thread(deploy_model, config.judge.served, app_name="served-test")
     try:
-        judge, task = judge_of(config, tmp_path, http=ServedHttp("served-test"))
+        http = ServedHttp("served-test")
+        judge, task = judge_of(config, tmp_path, http=http)
         assert judge.name == f"served:{POLICY}"
         await both_verdicts(judge, task, tmp_path)
+        too_long = {"messages": [{"role": "user", "content": "flag " * 20_000}], "max_tokens": 8}
+        refused = await http.request(
+            "POST", "served:", json_body=too_long, timeout_s=60, max_bytes=1 << 20
+        )
+        assert refused.status == 400, "not a fault to be asked again"
     finally:
         await asyncio.to_thread(stop_model, "served-test")
 

@@ -1,0 +1,94 @@
+"""The served model's client over real Serve replicas: errors, a slow one, one that dies."""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import serve
+
+from actors.served_model import ServedHttp
+from core.endpoint import Endpoint, HttpRequest, Limits
+from core.errors import JudgeError, ToolError
+from core.protocols import HttpResponse
+
+pytestmark = [pytest.mark.integration, pytest.mark.ray]
+
+APP = "served-model-test"
+LIMITS = Limits(
+    per_second=100.0,
+    max_in_flight=4,
+    timeout_s=20.0,
+    deadline_s=60.0,
+    max_tries=6,
+    first_pause_s=0.5,
+)
+
+
+@serve.deployment(name="Scripted", ray_actor_options={"num_cpus": 0.1})
+class Scripted:
+    """Answers as vLLM's replica would; the body says what happens, and notes go to its file."""
+
+    async def chat(self, body: dict[str, Any]) -> tuple[int, str]:
+        note = Path(body.get("note", ""))
+        match body["do"]:
+            case "die once" if not note.exists():
+                note.touch()
+                os._exit(1)
+            case "hang":
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    note.touch()
+                    raise
+            case "raise":
+                raise ZeroDivisionError("a bug")
+            case "refuse":
+                return 400, json.dumps({"error": {"message": "the prompt is too long"}})
+        return 200, "{}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def replica(ray_cluster: str) -> Iterator[None]:
+    serve.start(proxy_location="Disabled")
+    serve.run(Scripted.bind(), name=APP, route_prefix=None)
+    yield
+    serve.shutdown()
+
+
+async def ask(do: str, note: Path = Path(), *, timeout_s: float = 20.0) -> HttpResponse:
+    body = {"do": do, "note": str(note)}
+    return await ServedHttp(APP).request(
+        "POST", "served:", json_body=body, timeout_s=timeout_s, max_bytes=1000
+    )
+
+
+async def test_a_replica_that_dies_is_asked_again_by_the_endpoint(tmp_path: Path) -> None:
+    endpoint = Endpoint(ServedHttp(APP), name="served", limits=LIMITS, error=JudgeError)
+    body = {"do": "die once", "note": str(tmp_path / "died")}
+    request = HttpRequest(method="POST", url="served:", json_body=body)
+    assert await endpoint.ask(request, lambda response: response.body) == b"{}"
+    assert (tmp_path / "died").exists()
+    assert endpoint.counters().failures, "the loss was seen, and counted"
+
+
+async def test_a_question_that_nobody_waits_for_is_taken_from_the_replica(tmp_path: Path) -> None:
+    cancelled = tmp_path / "cancelled"
+    with pytest.raises(ToolError, match="did not answer"):
+        await ask("hang", cancelled, timeout_s=1.0)
+    for _ in range(100):
+        if cancelled.exists():
+            break
+        await asyncio.sleep(0.1)
+    assert cancelled.exists()
+
+
+async def test_what_the_model_refuses_is_a_status_and_a_bug_is_an_error() -> None:
+    refused = await ask("refuse")
+    assert refused.status == 400
+    assert b"too long" in refused.body
+    with pytest.raises(ToolError, match="ZeroDivisionError"):
+        await ask("raise")
