@@ -23,6 +23,7 @@ from core.errors import InfraError, RenderError
 from core.protocols import ImageStore
 from core.records import RenderRequest
 from core.sections.scoring import RenderConfig
+from core.stacks import answer_for_stacks
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,10 @@ BATCH_SIZE: Final = 1
 class RenderActor:
     """One replica, one pipeline."""
 
-    def __init__(self, config: RenderConfig) -> None:
+    def __init__(self, config: RenderConfig, run_dir: Path) -> None:
         from actors.diffusion import Painter  # here, so that the driver loads no torch for it
 
+        answer_for_stacks(run_dir, "render")
         self._painter = Painter(config)
 
     async def paint(self, request: RenderRequest, references: tuple[bytes, ...]) -> bytes:
@@ -74,7 +76,7 @@ def deploy_render(
     config = _with_absolute_path(config)
     name = image_model_name(config)
     serve.start(proxy_location="Disabled")
-    app = RenderActor.options(**_deployment_options(config)).bind(config)
+    app = RenderActor.options(**_deployment_options(config)).bind(config, cache_path.parent)
     try:
         handle = serve.run(app, name=app_name, route_prefix=None)
     except RuntimeError as error:

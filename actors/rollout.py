@@ -30,6 +30,7 @@ from core.config import Config
 from core.errors import InfraError, StageError, boundary
 from core.protocols import Toolbox
 from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
+from core.stacks import answer_for_stacks
 from envs.chat import ChatFormat
 from envs.episode import EpisodeLimits, run_episode
 from envs.images import FileImageStore
@@ -64,6 +65,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
         self._ours = ours
         self._toolbox: Toolbox = config.toolbox
         self._images = FileImageStore(Path(config.images_folder))
+        answer_for_stacks(Path(config.images_folder).parent, "rollout")
         self._chat = ChatFormat.load(ours.policy.path)
         max_references = references_of_an_answer(ours.render)
         self._system_prompt = system_prompt(

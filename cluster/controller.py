@@ -52,7 +52,7 @@ from cluster.starvation import refuse_to_starve
 from cluster.status import Status, StepReport, Tally, status_of
 from cluster.step_metrics import step_metrics
 from cluster.timeline import Timeline
-from cluster.watchdog import watch
+from cluster.watchdog import Dump, watch
 from core.config import Config
 from core.errors import GensearcherError, LearnerError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
@@ -82,12 +82,14 @@ class Controller:
         timeline: Timeline,
         last_checkpoint: Callable[[], Path | None] = lambda: None,
         read_engines: ReadEngines | None = None,
+        dump: Dump | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         """`toolbox` is told which tasks have ended; the episodes have theirs from the pool.
         `last_checkpoint`: the folder from which to go on when the learner is lost; None: from the
         beginning. `read_engines`: how full the engines are; None: as many episodes as the config
-        allows, always. `loop`, one that does not run yet, is for a simulated clock."""
+        allows, always. `dump` is called before a stall is raised. `loop`, one that does not run
+        yet, is for a simulated clock."""
         self._config = config
         self._train_config = config.train
         self._tasks = tasks
@@ -104,6 +106,7 @@ class Controller:
         self._grader = grader
         self._places = Places(config.rollout.max_parallel_episodes)
         self._read_engines = read_engines
+        self._dump = dump
         self._members = self._new_members(self._places)
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
@@ -370,7 +373,7 @@ class Controller:
         self._timeline.touch()
         limit_s = self._train_config.stall_timeout_s
         worker = asyncio.create_task(work)
-        watchdog = asyncio.create_task(watch(self._timeline, limit_s=limit_s))
+        watchdog = asyncio.create_task(watch(self._timeline, limit_s=limit_s, dump=self._dump))
         try:
             ends: list[asyncio.Future[Any]] = [worker, watchdog, self._crash]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

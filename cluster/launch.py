@@ -9,6 +9,7 @@ Refuses what cannot fit before anything starts (cluster/placement.py). Ctrl-C in
 leaves a checkpoint; `launch(config, resume=True)` goes on from the newest whole one.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ from cluster.timeline import Timeline
 from core.config import Config, save_config
 from core.errors import InfraError, LearnerError
 from core.records import Task
+from core.stacks import write_stall
 from envs.tasks import open_heldout_tasks, open_train_tasks
 from envs.toolbox import ToolCounters
 
@@ -174,6 +176,7 @@ def _controller(
         tasks=open_train_tasks(config, images=services.images),
         pool=pool,
         read_engines=pool.read_engines,
+        dump=functools.partial(write_stall, config.run_dir),
         toolbox=services.toolbox,
         grader=Grader(
             reward=services.reward,

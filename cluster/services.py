@@ -11,10 +11,11 @@ Files of a run, under runs/<name>/: images/, corpus.sqlite, store/, renders.sqli
 import functools
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 
@@ -36,11 +37,14 @@ from cluster.openers import (
 )
 from core.config import Config
 from core.protocols import ImageModel, Judge, Reward, ToolSpec
+from core.stacks import answer_for_stacks
 from envs.images import FileImageStore
 from rewards.reward import DualReward
 from rewards.shaping import Shaping
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +101,12 @@ def start_search(
     prepare_store(config, run_dir)
     prepare_corpus(config, run_dir)
     handles = start_search_actors(
-        functools.partial(open_toolbox, config, run_dir, keys, launch=uuid.uuid4().hex[:8]),
+        functools.partial(
+            _open_answering,
+            functools.partial(open_toolbox, config, run_dir, keys, launch=uuid.uuid4().hex[:8]),
+            run_dir,
+            "search",
+        ),
         number=config.cluster.search_actors,
         num_cpus=config.cluster.search_num_cpus,
     )
@@ -109,11 +118,22 @@ def start_search(
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:
     start_served_model(config, stack)
     handle, client = start_judge(
-        functools.partial(open_judge, config, run_dir, keys),
+        functools.partial(
+            _open_answering,
+            functools.partial(open_judge, config, run_dir, keys),
+            run_dir,
+            "judge",
+        ),
         num_cpus=config.cluster.judge_num_cpus,
     )
     stack.callback(ray.kill, handle)
     return client
+
+
+def _open_answering(make: Callable[[], T], run_dir: Path, name: str) -> T:
+    """What an actor holds, and a process that says where it stands when a run stalls."""
+    answer_for_stacks(run_dir, name)
+    return make()
 
 
 def start_served_model(config: Config, stack: ExitStack) -> None:

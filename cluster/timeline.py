@@ -85,13 +85,17 @@ class Timeline:
         return self._clock() - self._last_change_s
 
     @property
+    def open_spans(self) -> tuple[OpenSpan, ...]:
+        return tuple(self._open.values())
+
+    @property
     def in_flight(self) -> Mapping[str, int]:
         """Open spans by kind."""
-        return Counter(span.kind for span in tuple(self._open.values()))
+        return Counter(span.kind for span in self.open_spans)
 
     @property
     def oldest(self) -> OpenSpan | None:
-        return min(tuple(self._open.values()), key=lambda span: span.start_s, default=None)
+        return min(self.open_spans, key=lambda span: span.start_s, default=None)
 
     def flush_seconds(self, *, since_s: float) -> dict[str, float]:
         """Seconds in which at least one span of a kind ran, for spans closed since last time.

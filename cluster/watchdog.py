@@ -1,18 +1,30 @@
 """No silent hang: raise when nothing has moved for too long, and say what everything waits for."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from cluster.timeline import Timeline
 from core.errors import StalledError
 
+NUM_NAMED = 20
+"""Pieces of work in the dump; the oldest ones."""
 
-async def watch(timeline: Timeline, *, limit_s: float) -> NoReturn:
+Dump = Callable[[str], Path]
+"""Writes this text, and the stacks of all processes, to a file."""
+
+
+async def watch(timeline: Timeline, *, limit_s: float, dump: Dump | None = None) -> NoReturn:
     """Raises StalledError that names the stage, its oldest item and the item's age."""
     while True:
         quiet_s = timeline.quiet_s
         if quiet_s >= limit_s:
-            raise StalledError(_sentence(timeline, quiet_s, limit_s))
+            sentence = _sentence(timeline, quiet_s, limit_s)
+            if dump is not None:
+                path = await asyncio.to_thread(dump, f"{sentence}\n{_in_flight(timeline)}")
+                sentence = f"{sentence}; the stacks of all processes are in {path}"
+            raise StalledError(sentence)
         await asyncio.sleep(max(0.01, (limit_s - quiet_s) / 2))
 
 
@@ -26,3 +38,9 @@ def _sentence(timeline: Timeline, quiet_s: float, limit_s: float) -> str:
         f"{start}; the oldest of {sum(timeline.in_flight.values())} in flight is {oldest.kind} "
         f"of {oldest.item}, {age_s:.1f} s old"
     )
+
+
+def _in_flight(timeline: Timeline) -> str:
+    oldest = sorted(timeline.open_spans, key=lambda span: span.start_s)[:NUM_NAMED]
+    now = timeline.now()
+    return "\n".join(f"{now - span.start_s:8.1f} s  {span.kind} {span.item}" for span in oldest)

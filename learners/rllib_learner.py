@@ -22,6 +22,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from core.config import Config
 from core.errors import LearnerError
 from core.records import LearnerReport, WeightUpdate
+from core.stacks import answer_for_stacks
 from envs.chat import ChatFormat
 from envs.images import FileImageStore
 from learners.grpo_learner import GrpoLearner
@@ -45,6 +46,7 @@ class GrpoRllibLearner(TorchLearner):
     def build(self) -> None:
         super().build()
         config: Config = self.config.gensearcher
+        answer_for_stacks(Path(self.config.images_folder).parent, "learner")
         self._grpo = GrpoLearner(
             config,
             chat=ChatFormat.load(config.policy.path),

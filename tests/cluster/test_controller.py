@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -243,11 +244,19 @@ def test_a_stall_names_the_stage_the_oldest_item_and_its_age() -> None:
     async def play(task: Task, rollout_id: RolloutId) -> None:
         await asyncio.sleep(60 if str(rollout_id) == "1.2.0" else 0)
 
+    dumped: list[str] = []
+
+    def dump(text: str) -> Path:
+        dumped.append(text)
+        return Path("runs/x/stall.txt")
+
     world = World(FakePool(play), stall_timeout_s=0.3)
+    world.controller._dump = dump
     with world.running() as controller:
-        with pytest.raises(StalledError, match=r"rollout of 1\.2\.0, 0\.[3-9] s old"):
+        with pytest.raises(StalledError, match=r"1\.2\.0, 0\.[3-9] s old; .* runs/x/stall\.txt"):
             controller.advance()
         status = controller.status()
+    assert dumped[0].splitlines()[1].endswith("s  rollout 1.2.0")
     assert (status.stage, status.oldest_item) == ("rollout", "rollout 1.2.0")
     assert status.groups_finished == 1
 
