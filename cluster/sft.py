@@ -2,8 +2,9 @@
 
 Enters: a Config. Samples are the rows of `sft.data` (ShareGPT), or else episodes that the nano
 world's scripted teacher plays with the same tools and the same episode loop as the policy.
-Leaves: checkpoints under runs/<name>/sft/, and the folder to name as `policy.path` next. Raises
-ConfigError and DataError for what the user can mend; Ctrl-C leaves a checkpoint.
+Leaves: checkpoints under runs/<name>/sft/, a row per step in runs/<name>/sft.jsonl (a step that is
+done again after a crash has two), and the folder to name as `policy.path` next. Raises ConfigError
+and DataError for what the user can mend; Ctrl-C leaves a checkpoint.
 """
 
 import asyncio
@@ -13,10 +14,11 @@ import numpy as np
 from rich.console import Console
 
 from cluster.openers import Keys, open_toolbox, prepare_corpus
+from cluster.recorder import JsonLines
 from core.config import Config, save_config
 from core.errors import ConfigError
 from core.protocols import ImageStore
-from core.records import ImageRef, RolloutId, StopReason, TrainingSample, Trajectory
+from core.records import ImageRef, RolloutId, StopReason, TrainingSample, Trajectory, to_jsonable
 from envs.chat import ChatFormat
 from envs.episode import EpisodeLimits, run_episode
 from envs.images import FileImageStore, decode_rgb
@@ -26,6 +28,7 @@ from envs.tasks import open_train_tasks
 from learners.sft import SftStep, run_sft, teacher_samples
 from learners.sharegpt import load_sharegpt
 
+STEPS = "sft.jsonl"
 MAX_TEACHER_EPISODES = 256
 """More than that teach nothing new within the steps of a recipe."""
 
@@ -40,10 +43,22 @@ def fine_tune(config: Config, *, console: Console) -> Path:
         samples = _samples(config, folder, chat=chat, images=images)
     console.print(f"{len(samples)} samples")
 
-    def show(step: SftStep) -> None:
-        console.print(f"step {step.step}/{step.total_steps} loss {step.loss:.4f} lr {step.lr:.2e}")
+    steps = JsonLines(folder / STEPS)
 
-    return run_sft(config, samples, chat=chat, images=images, folder=folder / "sft", progress=show)
+    def note(step: SftStep) -> None:
+        held = "" if step.eval_loss is None else f" held out {step.eval_loss:.4f}"
+        console.print(
+            f"step {step.step}/{step.total_steps} loss {step.loss:.4f}{held} lr {step.lr:.2e}"
+        )
+        steps.write(to_jsonable(step))
+        steps.flush()
+
+    try:
+        return run_sft(
+            config, samples, chat=chat, images=images, folder=folder / "sft", progress=note
+        )
+    finally:
+        steps.close()
 
 
 def _samples(

@@ -8,9 +8,11 @@ had; Ctrl-C saves first. Fails with ConfigError, FidelityError or LearnerError.
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from core.config import Config
 from core.errors import ConfigError, LearnerError, boundary
@@ -52,6 +54,8 @@ class SftStep:
     """Mean over the step's assistant tokens, in nats."""
     lr: float
     num_tokens: int
+    eval_loss: float | None
+    """The same mean over the held-out samples, after the step; None: it was not measured."""
 
 
 def teacher_samples(trajectories: Sequence[Trajectory]) -> list[TrainingSample]:
@@ -74,11 +78,17 @@ def run_sft(
     """Train for `sft.steps` steps with checkpoints in `folder`; the fine-tuned policy's folder."""
     if not samples:
         raise ConfigError("there is nothing to fine-tune on; sft.data gave no sample that fits")
+    trained, heldout = split(samples, share=config.sft.eval_share, seed=config.run.seed)
     trainer = _Trainer(config, chat=chat, images=images, folder=folder)
     try:
         trainer.resume()
         while trainer.step < config.sft.steps:
-            progress(trainer.train(_draw(samples, config=config, step=trainer.step)))
+            done = trainer.train(_draw(trained, config=config, step=trainer.step))
+            if heldout and (
+                done.step % config.sft.eval_every == 0 or done.step == done.total_steps
+            ):
+                done = replace(done, eval_loss=trainer.evaluate(heldout))
+            progress(done)
             if trainer.step % config.train.checkpoint_every == 0:
                 trainer.save()
         trainer.save()
@@ -124,13 +134,10 @@ class _Trainer:
 
     def train(self, samples: Sequence[TrainingSample]) -> SftStep:
         """One optimizer step."""
-        num_tokens = sum(sum(sample.loss_mask) for sample in samples)
+        num_tokens = _count(samples)
         loss = 0.0
         with boundary(LearnerError, "fine-tuning"):
-            budget = self._config.learner.micro_batch_tokens
-            for members in plan_packs(samples, max_tokens=budget, share_prefix=False):
-                batch = build_micro_batch(members, chat=self._chat, images=self._images)
-                logprobs, _ = self._engine.forward(batch.to(self._engine.device))
+            for logprobs in self._logprobs(samples):
                 part = -logprobs.sum() / num_tokens
                 self._engine.backward(part)
                 loss += part.item()
@@ -147,7 +154,22 @@ class _Trainer:
             loss=loss,
             lr=lr,
             num_tokens=num_tokens,
+            eval_loss=None,
         )
+
+    def evaluate(self, samples: Sequence[TrainingSample]) -> float:
+        """Mean loss over the assistant's tokens of samples that are not trained on."""
+        with boundary(LearnerError, "evaluation"), torch.no_grad():
+            total = sum(-logprobs.sum().item() for logprobs in self._logprobs(samples))
+        return total / _count(samples)
+
+    def _logprobs(self, samples: Sequence[TrainingSample]) -> Iterator[torch.Tensor]:
+        """Of the assistant's tokens, pack by pack."""
+        budget = self._config.learner.micro_batch_tokens
+        for members in plan_packs(samples, max_tokens=budget, share_prefix=False):
+            batch = build_micro_batch(members, chat=self._chat, images=self._images)
+            logprobs, _ = self._engine.forward(batch.to(self._engine.device))
+            yield logprobs
 
     def save(self) -> None:
         if find_damage(self.checkpoint) is None:
@@ -164,6 +186,24 @@ class _Trainer:
 
     def close(self) -> None:
         self._engine.close()
+
+
+def split(
+    samples: Sequence[TrainingSample], *, share: float, seed: int
+) -> tuple[list[TrainingSample], list[TrainingSample]]:
+    """Those to train on and those held out, the same ones in every start of a run."""
+    chosen = random.Random(f"{seed}/held out").sample(
+        range(len(samples)), int(share * len(samples))
+    )
+    heldout = set(chosen)
+    return (
+        [sample for number, sample in enumerate(samples) if number not in heldout],
+        [sample for number, sample in enumerate(samples) if number in heldout],
+    )
+
+
+def _count(samples: Sequence[TrainingSample]) -> int:
+    return sum(sum(sample.loss_mask) for sample in samples)
 
 
 def _draw(samples: Sequence[TrainingSample], *, config: Config, step: int) -> list[TrainingSample]:

@@ -85,3 +85,7 @@ class SftConfig(Section):
     steps: int = Field(50, ge=1)
     lr: float = Field(1e-4, gt=0)
     batch_size: int = Field(8, ge=1)
+    eval_share: float = Field(0.05, ge=0, lt=1)
+    """Share of the samples that is not trained on; the loss on it is measured. 0: none."""
+    eval_every: int = Field(10, ge=1)
+    """Steps from one such measurement to the next; the last step always has one."""

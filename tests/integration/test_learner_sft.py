@@ -1,6 +1,7 @@
 """Supervised fine-tuning on DeepSpeed: it learns, stops and goes on, and saves a usable policy."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from core.errors import ConfigError
 from core.records import TrainingSample
 from envs.chat import ChatFormat
 from learners.checkpoint import latest_checkpoint
-from learners.sft import SftStep, run_sft, teacher_samples
+from learners.sft import SftStep, run_sft, split, teacher_samples
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 from tests.oracle_groups import make_oracle_groups
@@ -25,11 +26,11 @@ class World:
         self.chat = ChatFormat.load(folder)
         self.store = MemoryImageStore()
 
-    def config(self, *, steps: int = 6) -> Config:
+    def config(self, *, steps: int = 6, **sft: Any) -> Config:
         return build_config(
             {
                 "policy": {"path": str(self.folder)},
-                "sft": {"steps": steps, "lr": 3e-3, "batch_size": 3},
+                "sft": {"steps": steps, "lr": 3e-3, "batch_size": 3} | sft,
                 "learner": {"micro_batch_tokens": 256},
                 "train": {"checkpoint_every": 2, "keep_checkpoints": 2},
             }
@@ -48,7 +49,7 @@ class World:
                 raise KeyboardInterrupt
 
         return run_sft(
-            self.config(),
+            self.config(eval_share=0.25, eval_every=4),
             self.samples(),
             chat=self.chat,
             images=self.store,
@@ -69,6 +70,7 @@ def test_the_loss_falls_and_an_interrupted_run_ends_bit_equal(world: World, tmp_
     assert whole[-1].loss < 0.8 * whole[0].loss
     assert [f"{step.lr:.2e}" for step in whole[:2]] == ["3.00e-03", "3.00e-03"]
     assert whole[-1].lr < 0.2 * whole[0].lr
+    assert [step.step for step in whole if step.eval_loss is not None] == [4, 6]
 
     halves: list[SftStep] = []
     with pytest.raises(KeyboardInterrupt):
@@ -77,7 +79,7 @@ def test_the_loss_falls_and_an_interrupted_run_ends_bit_equal(world: World, tmp_
     assert last is not None
     assert last.name == "step_000003"
     resumed = HfPolicy(world.run(tmp_path / "halves", halves)).model.state_dict()
-    assert [step.loss for step in halves] == [step.loss for step in whole]
+    assert halves == whole
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     kept = sorted(path.name for path in (tmp_path / "halves").iterdir())
     assert kept == ["step_000004", "step_000006"]
@@ -109,6 +111,26 @@ def test_the_loss_is_plain_cross_entropy_of_the_assistants_tokens(
     expected = -torch.from_numpy(logprobs)[mask].mean().item()
     assert steps[0].loss == pytest.approx(expected, abs=1e-4)
     assert steps[0].num_tokens == 3 * int(mask.sum())
+    assert steps[0].eval_loss is None, "one sample has no share to hold out"
+
+
+def test_the_held_out_loss_is_of_samples_that_are_not_trained_on(
+    world: World, tmp_path: Path
+) -> None:
+    samples = world.samples()
+    trained, heldout = split(samples, share=0.25, seed=0)
+    assert (len(trained), len(heldout)) == (3, 1)
+    losses: dict[str, SftStep] = {}
+    for name, chosen, share in (("apart", samples, 0.25), ("alone", heldout, 0.0)):
+        run_sft(
+            world.config(steps=1, lr=1e-9, eval_share=share),
+            chosen,
+            chat=world.chat,
+            images=world.store,
+            folder=tmp_path / name,
+            progress=lambda step, name=name: losses.__setitem__(name, step),
+        )
+    assert losses["apart"].eval_loss == pytest.approx(losses["alone"].loss, abs=1e-4)
 
 
 def test_nothing_to_learn_from_is_said(world: World, tmp_path: Path) -> None:
