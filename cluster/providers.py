@@ -44,6 +44,8 @@ IMAGES = "images"
 """A corpus has this folder of its images beside it, and so has a run."""
 DEADLINE_SHARE = 0.9
 """Of the tool call's time; what is left is for reading what came."""
+TRY_SHARE = 0.8
+"""Of an operation's time at most for one try, so that a host that is silent is known as such."""
 MIB = 1 << 20
 
 ON_DISK = frozenset({"nano", "local"})
@@ -232,7 +234,7 @@ class _Opening:
         limits = Limits(
             per_second=section.per_second / self._num_actors,
             max_in_flight=math.ceil(section.max_in_flight / self._num_actors),
-            timeout_s=min(section.timeout_s, *shares),
+            timeout_s=min(section.timeout_s, TRY_SHARE * min(shares)),
             deadline_s=min(shares),
             max_tries=section.max_tries,
         )

@@ -30,6 +30,8 @@ DETAIL_CHARS = 200
 SECRET_CHARS = 8
 """A shorter header value is no key."""
 LONGEST_HOLD_S = 3600.0
+NEVER_ASKED = "Deadline"
+"""`error_type` when the time was up before a first try had ended: we, or our limits, are slow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,8 @@ class Endpoint:
                     await asyncio.sleep(self._pause_s(tries))
                     tries += 1
         except TimeoutError as error:
-            raise self._error(self._late(last)) from error
+            kind = last.error_type if last else NEVER_ASKED
+            raise self._error(self._late(last), error_type=kind) from error
 
     def counters(self) -> EndpointCounters:
         seconds = [0.0, *self._latencies_s] if len(self._latencies_s) < 2 else self._latencies_s

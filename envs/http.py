@@ -116,7 +116,8 @@ class AiohttpClient:
             async with asyncio.timeout(timeout_s):
                 return await self._follow(method, url, headers, json_body, max_bytes)
         except TimeoutError as error:
-            raise ToolError(f"{_host(url)} did not answer in {timeout_s:g} s") from error
+            message = f"{_host(url)} did not answer in {timeout_s:g} s"
+            raise ToolError(message, error_type="TimeoutError") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             kind = type(error).__name__
             raise ToolError(f"{_host(url)}: {kind}: {error}"[:300], error_type=kind) from error

@@ -1,14 +1,17 @@
 """Reads pages of the web itself: a plain GET through the guarded client, HTML made into markdown.
 
 In: a URL that a result or the policy named. Out: the page; None for what is no web page, is not
-text, is refused by the guard, or answers with an error: that is the page's fault and no reason to
-count an episode as failed. Raises ToolError when no response came after the tries.
+text, is refused by the guard, answers with an error, or is silent while other hosts answer: that is
+the page's fault and no reason to count an episode as failed. Raises ToolError when no response came
+after the tries and none came from elsewhere either.
 """
 
 import asyncio
 import re
+import time
+from collections.abc import Callable
 
-from core.endpoint import Endpoint, HttpRequest
+from core.endpoint import NEVER_ASKED, Endpoint, HttpRequest
 from core.errors import ToolError
 from core.protocols import HttpResponse
 from envs.provider import Fetched, Page
@@ -17,6 +20,8 @@ from envs.providers.service import is_web_page
 
 ANY_STATUS = frozenset(range(100, 600))
 """Read here, so that one host's Retry-After does not hold back the pages of all others."""
+ANSWERED_S = 60.0
+"""So soon after any host has answered, the network is there, and a silent host is alone with it."""
 _NO_SUCH_HOST = re.compile(r"Name or service not known|No address associated|nodename nor servname")
 """What the resolvers of Linux and macOS say for certain; "temporary failure" is not among it."""
 ACCEPT = "text/html, application/xhtml+xml, text/markdown, text/plain;q=0.9, */*;q=0.1"
@@ -25,8 +30,17 @@ ACCEPT = "text/html, application/xhtml+xml, text/markdown, text/plain;q=0.9, */*
 class Fetch:
     """Implements envs.provider.PageReader."""
 
-    def __init__(self, endpoint: Endpoint, *, name: str, max_bytes: int) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        name: str,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`endpoint` must be over a client that refuses private addresses."""
+        self._clock = clock
+        self._answered_s = -ANSWERED_S
         self._endpoint = endpoint
         self._name = name
         self._max_bytes = max_bytes
@@ -47,28 +61,31 @@ class Fetch:
         )
         page = None
         try:
-            response = await self._endpoint.ask(request, _checked)
+            response = await self._endpoint.ask(request, self._checked)
         except ToolError as error:
-            if error.retryable and not _is_the_pages_fault(error):
+            if error.retryable and not self._is_the_pages_fault(error):
                 raise
         else:
             # lxml takes long enough to be kept off the event loop.
             page = await asyncio.to_thread(_page, url, response)
         return Fetched(value=page, provider=self._name, upstream_calls=1)
 
+    def _checked(self, response: HttpResponse) -> HttpResponse:
+        self._answered_s = self._clock()
+        status = response.status
+        if status != 200:
+            busy = status in (408, 425, 429) or status >= 500
+            kind = f"HTTP {status}"
+            raise ToolError(f"the page answered {kind}", retryable=busy, error_type=kind)
+        return response
 
-def _is_the_pages_fault(error: ToolError) -> bool:
-    """Its host answered with an error, or there is no such host: addresses are made up, too."""
-    return error.error_type.startswith("HTTP ") or bool(_NO_SUCH_HOST.search(str(error)))
-
-
-def _checked(response: HttpResponse) -> HttpResponse:
-    status = response.status
-    if status != 200:
-        busy = status in (408, 425, 429) or status >= 500
-        kind = f"HTTP {status}"
-        raise ToolError(f"the page answered {kind}", retryable=busy, error_type=kind)
-    return response
+    def _is_the_pages_fault(self, error: ToolError) -> bool:
+        """Its host answered with an error, there is no such host (addresses are made up, too), or
+        it alone is silent."""
+        if error.error_type.startswith("HTTP ") or _NO_SUCH_HOST.search(str(error)):
+            return True
+        others_answer = self._clock() - self._answered_s < ANSWERED_S
+        return others_answer and error.error_type != NEVER_ASKED
 
 
 def _page(url: str, response: HttpResponse) -> Page | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import pytest
@@ -18,7 +18,7 @@ from envs.nano.world import World
 from envs.provider import Page
 from envs.providers.html import decode_text, is_html, is_text, page_of_html
 from tests.fakes.http import MemoryHttp
-from tests.fakes.providers import PRICE_USD, Asked
+from tests.fakes.providers import PRICE_USD, QUICK, Asked
 
 ARTICLE = """<!DOCTYPE html><html><head><title>Torvi &amp; its flag</title>
 <script>steal()</script></head><body><nav><a href="/">Home</a> <a href="/x">Menu</a></nav>
@@ -181,6 +181,27 @@ async def test_a_site_that_does_not_answer_is_an_error(
 
     with pytest.raises(ToolError):
         await asked.fetch().page(address_of(asked, world)[0])
+
+
+@pytest.mark.parametrize("kind", ["slow_headers", "slow_body", "reset"])
+async def test_a_site_that_is_silent_while_others_answer_has_no_such_page(
+    kind: str, asked: Asked, world: World, site: Site
+) -> None:
+    site.body, site.headers = b"# Torvi", {"Content-Type": "text/plain"}
+    reader = asked.fetch()
+    assert (await reader.page(site.address)).value is not None
+    asked.fake.faults["page"] = Fault(kind=kind)  # type: ignore[arg-type]
+
+    assert (await reader.page(address_of(asked, world)[0])).value is None
+
+
+async def test_a_page_that_was_not_asked_for_in_time_is_our_fault(asked: Asked, site: Site) -> None:
+    site.body, site.headers = b"# Torvi", {"Content-Type": "text/plain"}
+    reader = asked.fetch(limits=replace(QUICK, per_second=0.1, deadline_s=0.5))
+    assert (await reader.page(site.address)).value is not None
+
+    with pytest.raises(ToolError, match="no answer within"):
+        await reader.page(site.address)
 
 
 async def test_a_site_that_recovers_is_read(asked: Asked, world: World) -> None:
