@@ -31,6 +31,7 @@ from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
 from envs.providers.fetch import Fetch
 from envs.providers.jina import Jina
 from envs.providers.local import CopiedImages
+from envs.providers.network import Network
 from envs.providers.searxng import Searxng
 from envs.providers.serpapi import SerpApi
 from envs.providers.serper import Serper
@@ -114,6 +115,7 @@ class _Opening:
             blocked_hosts=tools.guard.blocked_hosts,
             first_byte_s=tools.guard.first_byte_s,
         )
+        self._network = Network()
         self._images = images
         self._web_searches = functools.cache(self._open_web_search)
         self._corpora = functools.cache(self._open_corpus)
@@ -156,7 +158,8 @@ class _Opening:
             return self._open_jina()
         section = self._tools.fetch
         endpoint = self._endpoint(name, section, over=self._guarded)
-        return Fetch(endpoint, name=name, max_bytes=int(section.max_mib * MIB))
+        max_bytes = int(section.max_mib * MIB)
+        return Fetch(endpoint, name=name, max_bytes=max_bytes, network=self._network)
 
     def _open_corpus(self, name: str) -> SearchProvider:
         return Corpus(self._run_dir / CORPUS if name == "nano" else corpus_path(self._tools))
@@ -217,7 +220,9 @@ class _Opening:
             max_in_flight=section.max_in_flight,
             min_side=section.min_side,
         )
-        return ImageDownloader(self._guarded, self._images, limits=limits, count=count)
+        return ImageDownloader(
+            self._guarded, self._images, limits=limits, count=count, network=self._network
+        )
 
     def _endpoint(
         self, name: str, section: ServiceConfig, *, over: HttpClient | None = None

@@ -3,7 +3,8 @@
 In: candidates in order, whose addresses strangers chose. Out: up to k images, in the order of the
 candidates, none twice. A download that fails, is no raster image, or is an icon makes room for the
 next candidate. At the deadline, what is there is the result. Raises ToolError when not one host was
-reached: the fault is then likely ours, and "nothing found" would be kept as an answer.
+reached, and none by other searches either: the fault is then likely ours, and "nothing found" would
+be kept as an answer.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from core.protocols import HttpClient, ImageStore
 from core.records import FoundImage, ImageRef
 from envs.images import clean_image
 from envs.provider import Fetched
+from envs.providers.network import Network
 from envs.providers.service import is_web_page
 
 logger = logging.getLogger(__name__)
@@ -72,10 +74,12 @@ class ImageDownloader:
         *,
         limits: DownloadLimits,
         count: Callable[[str], None] = lambda name: None,
+        network: Network | None = None,
     ) -> None:
         """`http` must refuse private addresses: candidates point wherever they like. `count` is
         told of every "skipped_images/WHY"."""
         self._http = http
+        self._network = network or Network()
         self._store = store
         self._limits = limits
         self._places = asyncio.Semaphore(limits.max_in_flight)
@@ -94,7 +98,8 @@ class ImageDownloader:
             logger.info("%d of %d images came in time", len(batch.good), k)
         finally:
             await batch.cancel()
-        if not batch.good and batch.started and not batch.reached:
+        nobody_answered = not batch.good and batch.started and not batch.reached
+        if nobody_answered and not self._network.is_there:
             raise ToolError(
                 f"none of the {batch.started} image hosts asked was reached: {batch.last}"
             ) from batch.last
@@ -136,6 +141,7 @@ class ImageDownloader:
             response = await self._http.request(
                 "GET", url, timeout_s=self._limits.timeout_s, max_bytes=self._limits.max_bytes
             )
+        self._network.has_answered()
         if response.status != 200:
             kind = f"HTTP {response.status}"
             raise ToolError(f"the host answered {kind}", retryable=False, error_type=kind)

@@ -8,20 +8,17 @@ after the tries and none came from elsewhere either.
 
 import asyncio
 import re
-import time
-from collections.abc import Callable
 
 from core.endpoint import NEVER_ASKED, Endpoint, HttpRequest
 from core.errors import ToolError
 from core.protocols import HttpResponse
 from envs.provider import Fetched, Page
 from envs.providers.html import decode_text, is_html, is_text, page_of_html
+from envs.providers.network import Network
 from envs.providers.service import is_web_page
 
 ANY_STATUS = frozenset(range(100, 600))
 """Read here, so that one host's Retry-After does not hold back the pages of all others."""
-ANSWERED_S = 60.0
-"""So soon after any host has answered, the network is there, and a silent host is alone with it."""
 _NO_SUCH_HOST = re.compile(r"Name or service not known|No address associated|nodename nor servname")
 """What the resolvers of Linux and macOS say for certain; "temporary failure" is not among it."""
 ACCEPT = "text/html, application/xhtml+xml, text/markdown, text/plain;q=0.9, */*;q=0.1"
@@ -36,11 +33,10 @@ class Fetch:
         *,
         name: str,
         max_bytes: int,
-        clock: Callable[[], float] = time.monotonic,
+        network: Network | None = None,
     ) -> None:
         """`endpoint` must be over a client that refuses private addresses."""
-        self._clock = clock
-        self._answered_s = -ANSWERED_S
+        self._network = network or Network()
         self._endpoint = endpoint
         self._name = name
         self._max_bytes = max_bytes
@@ -71,7 +67,7 @@ class Fetch:
         return Fetched(value=page, provider=self._name, upstream_calls=1)
 
     def _checked(self, response: HttpResponse) -> HttpResponse:
-        self._answered_s = self._clock()
+        self._network.has_answered()
         status = response.status
         if status != 200:
             busy = status in (408, 425, 429) or status >= 500
@@ -84,8 +80,7 @@ class Fetch:
         it alone is silent."""
         if error.error_type.startswith("HTTP ") or _NO_SUCH_HOST.search(str(error)):
             return True
-        others_answer = self._clock() - self._answered_s < ANSWERED_S
-        return others_answer and error.error_type != NEVER_ASKED
+        return self._network.is_there and error.error_type != NEVER_ASKED
 
 
 def _page(url: str, response: HttpResponse) -> Page | None:

@@ -230,6 +230,8 @@ async def test_images_of_which_no_host_answers_are_an_error_and_not_an_empty_res
         await world.images.image_search("flag", k=2)
     down.remove("https://i.test/1")
     assert (await world.images.image_search("flag", k=2)).value == ()
+    down.add("https://i.test/1")
+    assert (await world.images.image_search("flag", k=2)).value == (), "others answered just now"
 
 
 async def test_a_page_is_read_through_jina_with_the_url_as_data() -> None:
