@@ -72,7 +72,9 @@ def _encoding(label: str) -> str:
     """Python's name of an encoding of text; "" for an unknown one."""
     try:
         name = codecs.lookup(label).name
+        if name in _NOT_OF_PAGES:
+            return ""
         "".encode(name)
     except LookupError:
         return ""
-    return "" if name in _NOT_OF_PAGES else name
+    return name

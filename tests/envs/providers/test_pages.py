@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core.errors import ToolError
@@ -320,6 +320,7 @@ def test_what_a_host_calls_its_bytes_is_not_believed(
 
 
 @given(st.binary(max_size=300), st.text(max_size=40))
+@example(b"<p>\xe9", "UNDEFINED")
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_and_no_name_break_the_reading(body: bytes, kind: str) -> None:
     assert isinstance(decode_text(body, f"text/html; charset={kind}"), str)
