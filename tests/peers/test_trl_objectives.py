@@ -1,4 +1,4 @@
-"""Our losses against TRL's own, where both define the same thing: values, gradients, clip shares.
+"""Our losses against TRL's own where both define the same: values, gradients, shares, prices.
 
 `GRPOTrainer._compute_loss` runs as it is; only the model's forward pass and the gathering between
 processes are stood in for. Needs the extra: pip install ".[peers]" (TRL itself, no GPU).
@@ -8,6 +8,7 @@ ours takes their geometric mean, and its KL is k3 alone. Its `epsilon_high` of C
 itself, ours is how far it lies above 1; its Dr.GRPO divides by the longest completion besides.
 """
 
+import importlib
 from collections import defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import torch
 
 from core.sections.learner import LearnerConfig
 from learners.loss import TokenTargets, TokenTrace, policy_loss
+from learners.objectives.overlong import overlong_penalty
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install '.[peers]'")
 
@@ -128,6 +130,14 @@ def test_the_share_of_clipped_tokens_is_trls(tokens: Tokens) -> None:
     share = trace.clipped.double().mean().item()
     assert 0.1 < share < 0.9
     assert metrics["clip_ratio/region_mean"] == [pytest.approx(share)]
+
+
+def test_the_price_of_overlong_answers_is_trls() -> None:
+    rewards = importlib.import_module("trl.rewards")
+    price = rewards.get_soft_overlong_punishment(max_completion_len=100, soft_punish_cache=20)
+    lengths = range(130)
+    ours = [overlong_penalty(length, limit=100, buffer=20) for length in lengths]
+    assert ours == pytest.approx(price([[0] * length for length in lengths]))
 
 
 def our_loss(
