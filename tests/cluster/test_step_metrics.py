@@ -7,15 +7,22 @@ import pytest
 from cluster.frontier import Ending
 from cluster.step_metrics import step_metrics
 from core.records import AnswerError, Group, Stage, ToolCall, ToolResult
+from rewards.kscore import WEIGHTS
+from rewards.reward import TEXT_PART
+from rewards.shaping import SHAPING_PARTS
 from tests.builders import (
     make_failure,
     make_group,
     make_member,
+    make_provenance,
     make_rendered,
+    make_score,
+    make_score_part,
     make_task,
     make_trajectory,
     make_turn,
 )
+from tests.documented_metrics import undocumented
 
 
 def test_rewards_are_means_over_filtered_groups_too() -> None:
@@ -91,3 +98,35 @@ def test_pictures_are_counted_and_their_dollars_summed() -> None:
     assert metrics["render/cost_usd"] == 0.75
     assert metrics["render/cached"] == pytest.approx(1 / 3)
     assert metrics["render/dropped_references"] == pytest.approx(2 / 3)
+
+
+def test_verdicts_are_summed_once_each() -> None:
+    image = make_provenance(tokens=100, cost_usd=0.5, spread=0.5)
+    text = make_provenance(tokens=10, cost_usd=0.25, cached=True)
+    parts = [
+        replace(make_score_part("faithfulness", 1.0), provenance=image),
+        replace(make_score_part("aesthetics", 1.0), provenance=image),
+        replace(make_score_part(TEXT_PART, 0.5), provenance=text),
+        make_score_part("gate", 1.0),
+    ]
+    group = make_group([make_score(1.0, parts=parts), 0.0])
+    metrics = step_metrics([(group, Ending.CONSUMED)], consumed_at_version=0)
+    assert (metrics["judge/tokens"], metrics["judge/cost_usd"]) == (110, 0.75)
+    assert metrics["judge/spread"] == pytest.approx(0.5 / 3), "two verdicts and the other member's"
+    assert metrics["judge/cached"] == pytest.approx(1 / 3)
+
+
+def test_every_metric_of_a_step_is_documented() -> None:
+    turn = make_turn(
+        tool_call=ToolCall(name="browse", arguments="{}"), tool_result=ToolResult(text="")
+    )
+    parts = [make_score_part(name, 1.0) for name in (*WEIGHTS, TEXT_PART, *SHAPING_PARTS)]
+    member = make_member(
+        make_score(1.0, parts=parts), trajectory=make_trajectory(turns=(turn, make_turn()))
+    )
+    failures = [make_member(make_failure(stage), index=n) for n, stage in enumerate(Stage)]
+    group = Group(task=make_task(), members=(member, member, *failures))
+    metrics = step_metrics([(group, Ending.CONSUMED)], consumed_at_version=0)
+    assert {"reward/gate", "failures/judge", "tools/browse", "staleness/max"} <= set(metrics)
+    assert undocumented(metrics) == []
+    assert undocumented(["canary/drift", "canary/new", "seconds/judge"]) == ["canary/new"]

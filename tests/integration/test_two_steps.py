@@ -18,6 +18,7 @@ from cluster.launch import launch
 from cluster.recorder import METRICS, TRAJECTORIES, read_rows
 from cluster.status import StepReport
 from core.config import Config, load_config
+from tests.documented_metrics import undocumented
 
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -81,6 +82,7 @@ def check_steps(reports: list[StepReport]) -> None:
     """The learner sees the rollouts' probabilities, and each step really changes the policy."""
     for report in reports:
         metrics = report.metrics
+        assert undocumented(metrics) == []
         assert metrics["staleness/max"] == 0
         assert metrics["learner/logprob_diff/text_max"] < 1e-4
         assert metrics.get("learner/logprob_diff/after_image_max", 0.0) < 1e-4
