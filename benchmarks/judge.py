@@ -30,6 +30,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.overview import machine
+from cluster.bench.run import width_of
 from cluster.judges import open_panel
 from core.config import Config, build_config
 from core.records import ImageRef, Task, TaskMeta
@@ -171,14 +172,20 @@ def picture(rng: random.Random) -> bytes:
 async def judge_rows(
     rows: list[tuple[Task, ImageRef]], config: Config, folder: Path, *, images: Path
 ) -> float:
-    """Seconds for all of them, asked at once as an evaluation does."""
+    """Seconds for all of them, as many at once as in an evaluation."""
     folder.mkdir()
     (folder / "images").symlink_to(images)
     width = config.judge.max_in_flight
     http = AiohttpClient(may_connect=lambda address: True, max_connections_per_host=width)
     judge = ModelJudge(open_panel(config, folder, api_key="", http=http), Rubrics())
+    room = asyncio.Semaphore(width_of(config).judge)
+
+    async def ask(task: Task, image: ImageRef) -> None:
+        async with room:
+            await judge.judge_image(task=task, image=image)
+
     started = time.monotonic()
-    await asyncio.gather(*(judge.judge_image(task=task, image=image) for task, image in rows))
+    await asyncio.gather(*(ask(task, image) for task, image in rows))
     wall_s = time.monotonic() - started
     await http.close()
     return wall_s

@@ -86,7 +86,7 @@ def width_of(config: Config) -> Width:
     return Width(
         agent=config.eval.max_parallel_episodes,
         render=_renders_at_once(config.render),
-        judge=config.judge.max_in_flight,
+        judge=2 * config.judge.max_in_flight,  # the next questions are ready when a place is free
     )
 
 
