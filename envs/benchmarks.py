@@ -47,6 +47,7 @@ class BenchTask:
 
 def load_knowgen(path: Path, *, images: ImageStore) -> tuple[BenchTask, ...]:
     """`KnowGen-Bench.json`; the ground-truth images are put into the store."""
+    _refuse_no_file(path)
     rows = load_rows(path, categories=tuple(CATEGORY_GROUPS))
     tasks = RowTasks(rows, seed=PICK_SEED, shuffle=False, images=images)
     return tuple(
@@ -175,12 +176,16 @@ _Row = TypeVar("_Row", bound=BaseModel)
 
 def _read_rows(path: Path, kind: type[_Row]) -> list[tuple[str, _Row]]:
     """(place, row) of a JSON list or of JSON lines. Raises ConfigError, DataError."""
-    if not path.is_file():
-        raise ConfigError(f"--data: there is no file {path}; give the path of the benchmark's file")
+    _refuse_no_file(path)
     values = _parse(path)
     if not values:
         raise DataError(f"{path} holds no rows; download it again")
     return [_checked(f"{path} row {number}", value, kind) for number, value in enumerate(values)]
+
+
+def _refuse_no_file(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"--data: there is no file {path}; give the path of the benchmark's file")
 
 
 def _parse(path: Path) -> list[Any]:

@@ -88,6 +88,8 @@ def test_a_bad_wise_row_is_named_with_its_field(
 def test_a_missing_file_is_the_users_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file"):
         load_prompts(tmp_path / "none.jsonl", format="geneval")
+    with pytest.raises(ConfigError, match=r"--data: there is no file .*none\.json"):
+        load_knowgen(tmp_path / "none.json", images=MemoryImageStore())
     with pytest.raises(ConfigError, match="none of WISE's category files"):
         load_wise(tmp_path, category_of=category_of)
 
