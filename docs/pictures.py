@@ -90,7 +90,7 @@ def last_checkpoint(run: Path) -> Path:
 
 def evaluate(policy: Path, root: Path) -> tuple[Path, Path]:
     """(the policy's evaluation, its comparison with the raw prompt), as pages."""
-    raw, agent = root / "raw prompt", root / "agent"
+    raw, agent = root / "raw-prompt", root / "agent"
     for out, options in ((raw, ("--agent", "none")), (agent, ("--checkpoint", str(policy)))):
         gensearcher("eval", "nano", "--limit", "96", "--out", str(out), *options)
     gensearcher("compare", str(raw), str(agent))

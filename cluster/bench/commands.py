@@ -4,6 +4,7 @@ Exit codes are those of every command; `--missing fail` ends with 1 while a row 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from cluster.bench.choices import STAGES, AgentKind, Missing, Stage
 from cluster.console import Overrides, Recipe, clear_errors, console, errors
 from core.config import Config, load_config
 from core.errors import ConfigError
+from core.sections.run import RUN_NAME
 
 if TYPE_CHECKING:
     from cluster.bench.plan import EvalPlan
@@ -171,6 +173,11 @@ def _config(
 
     changes = [f"run.name=eval-{name}{_of_agent(agent, checkpoint)}"]
     if out is not None:
+        if not re.fullmatch(RUN_NAME, out.resolve().name):
+            raise ConfigError(
+                f"--out: {out.resolve().name!r} is also the evaluation's name; "
+                "use letters, digits, '.', '_' and '-'"
+            )
         changes = [f"run.root={out.resolve().parent}", f"run.name={out.resolve().name}"]
     if agent == "workflow":
         changes.append("policy.system_prompt=full")

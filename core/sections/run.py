@@ -7,9 +7,11 @@ from pydantic import Field
 from core.records import StopReason
 from core.sections.base import Section
 
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 
 class RunConfig(Section):
-    name: str = Field("nano", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("nano", pattern=RUN_NAME)
     """Everything of the run goes to runs/<name>/."""
     root: str = "runs"
     seed: int = Field(0, ge=0)

@@ -42,6 +42,12 @@ def test_every_agent_has_a_folder_of_its_own(
     assert (tmp_path / name / "summary.json").is_file()
 
 
+def test_a_folder_that_is_no_name_is_refused_in_the_users_words(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["eval", "nano", "--out", str(tmp_path / "my results")])
+    assert done.exit_code == 2
+    assert "--out: 'my results' is also the evaluation's name; use letters" in done.output
+
+
 def test_a_folder_is_one_benchmarks_own(tmp_path: Path) -> None:
     out = tmp_path / "eval"
     claim(PLAN, out)
