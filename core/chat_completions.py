@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from core.dialect import Dialect
-from core.endpoint import Endpoint, HttpRequest
+from core.endpoint import Endpoint, HttpRequest, error_detail
 from core.errors import StageError
 from core.protocols import HttpResponse
 
@@ -168,7 +168,8 @@ class OpenAIChat:
                 "completion_tokens": int(usage.get("completion_tokens") or 0),
             }
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            message = f"the endpoint sent no chat completion: {error!r}"
+            said = error_detail(response.body)
+            message = f"the endpoint sent no chat completion ({error!r}): {said}"
             raise self._error(message, error_type="BadReply") from error
         if refused or reason == "content_filter":
             message = f"{self.name} refused to answer (finish_reason {reason[:40]})"

@@ -183,7 +183,8 @@ class Endpoint:
     def _count_failure(self, error: StageError, request: HttpRequest) -> StageError:
         """The same fault as this endpoint's kind of error, without the request's secrets."""
         self._failures[error.error_type] += 1
-        message = _without_secrets(str(error).encode(), request).decode()
+        said = str(error).encode(errors="backslashreplace")  # a reply may hold half a character
+        message = _without_secrets(said, request).decode()
         if isinstance(error, self._error) and message == str(error):
             return error
         return self._error(message, retryable=error.retryable, error_type=error.error_type)

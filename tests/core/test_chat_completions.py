@@ -67,6 +67,13 @@ async def test_what_is_no_completion_is_asked_for_again(body: bytes) -> None:
     assert len(http.events) == 2
 
 
+async def test_an_error_that_comes_with_status_200_is_quoted() -> None:
+    body = b'{"error": {"message": "upstream is overloaded", "code": 502}}'
+    chat, _ = make(body, body)
+    with pytest.raises(JudgeError, match="upstream is overloaded"):
+        await ask(chat)
+
+
 def refusing(*words: str) -> tuple[OpenAIChat, MemoryHttp]:
     """An endpoint that answers HTTP 400 to bodies which hold one of these parameters."""
 

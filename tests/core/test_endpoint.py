@@ -84,6 +84,13 @@ async def test_every_failure_is_of_the_endpoints_own_kind() -> None:
     assert (len(http.events), caught.value.error_type) == (3, "OSError")
 
 
+async def test_half_a_character_in_an_error_is_no_other_error() -> None:
+    endpoint, http = make(lambda *_: reply({"error": "bad \ud800"}, status=400), error=JudgeError)
+    with pytest.raises(JudgeError, match="HTTP 400: bad"):
+        await endpoint.ask(REQUEST, lambda r: r)
+    assert len(http.events) == 1
+
+
 async def test_a_body_that_the_reader_refuses_is_asked_for_again() -> None:
     endpoint, _ = make(scripted(reply(b"nonsense"), reply(b"fine")), error=JudgeError)
 
