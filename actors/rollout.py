@@ -124,6 +124,9 @@ class RolloutWorker(EnvRunner, Checkpointable):
     async def stats(self) -> EngineStats:
         return await self._engine.stats()
 
+    def node_id(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
     async def stop(self) -> None:
         """Shut the engine down before the actor is killed; it holds shared memory."""
         await self._engine.aclose()

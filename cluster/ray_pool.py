@@ -3,7 +3,8 @@
 Episodes go to the ready worker with the least to do. A worker that dies is away until Ray has
 restarted it, it answers again and it has the current weights; its episodes come back as Failures,
 so that the controller issues them again. With every worker away, episodes wait; with every worker
-gone for good, NoWorkersError ends the run.
+gone for good, NoWorkersError ends the run. A worker whose node is about to be taken away gets no
+new episode while another has room for it, and moves once its last one has ended.
 
 The pool keeps the last dense update and the deltas since. Ready workers are given the newest one;
 one that cannot use it (another base, a damaged byte) is given the whole chain before it is given
@@ -13,7 +14,8 @@ up, and so is one that comes back.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,10 @@ class _Worker:
     handle: Any
     num_episodes: int = 0
     ready: bool = True
+    node_id: str | None = None
+    """None: not asked yet."""
+    draining: bool = False
+    """Its node is about to be taken away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +62,11 @@ class _Published:
 class RayPool:
     """Implements cluster.parts.RolloutPool over actors with the methods of RolloutWorker."""
 
-    def __init__(self, handles: Sequence[Any]) -> None:
+    def __init__(
+        self, handles: Sequence[Any], *, draining_nodes: Callable[[], Container[str]] | None = None
+    ) -> None:
+        """`draining_nodes`: ids of the nodes that go away soon; by default, what Ray says."""
+        self._draining_nodes = draining_nodes or ray._private.state.state.get_draining_nodes
         self._workers = [
             _Worker(name=f"rollout worker {number}", handle=handle)
             for number, handle in enumerate(handles, start=1)
@@ -102,9 +112,25 @@ class RayPool:
 
     async def read_engines(self) -> Sequence[EngineStats]:
         """Of the workers that are there; one that dies meanwhile is left out."""
+        await self._leave_draining_nodes()
         stats = (worker.handle.stats.remote() for worker in self._workers if worker.ready)
         read = await asyncio.gather(*stats, return_exceptions=True)
         return [one for one in read if isinstance(one, EngineStats)]
+
+    async def _leave_draining_nodes(self) -> None:
+        draining = await asyncio.to_thread(self._draining_nodes)
+        for worker in [worker for worker in self._workers if worker.ready]:
+            if worker.node_id is None:
+                with suppress(RayError):
+                    worker.node_id = await worker.handle.node_id.remote()
+            worker.draining = worker.node_id is not None and worker.node_id in draining
+        ready = [worker for worker in self._workers if worker.ready]
+        if all(worker.draining for worker in ready):
+            return
+        for worker in ready:
+            if worker.draining and not worker.num_episodes:
+                ray.kill(worker.handle, no_restart=False)
+                self._lose(worker, "its node is draining; Ray starts it on another")
 
     async def _apply(self, worker: _Worker) -> Fault | None:
         """Give one worker the current weights; one that refuses them is started afresh (FAILED),
@@ -139,7 +165,7 @@ class RayPool:
     async def _least_busy(self) -> _Worker:
         await self._wait_for_one()
         ready = (worker for worker in self._workers if worker.ready)
-        return min(ready, key=lambda worker: worker.num_episodes)
+        return min(ready, key=lambda worker: (worker.draining, worker.num_episodes))
 
     def _lose(self, worker: _Worker, reason: str) -> None:
         if not worker.ready:
@@ -173,7 +199,7 @@ class RayPool:
                 await asyncio.sleep(RETRY_S)
                 continue
             if self._chain is chain:
-                worker.ready = True
+                worker.ready, worker.node_id, worker.draining = True, None, False
                 logger.warning("%s is back", worker.name)
                 break
         async with self._returned:

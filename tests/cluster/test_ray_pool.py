@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import ray
 
+from actors.stats import EngineCounts, EngineStats, Gauges
 from cluster.ray_pool import NoWorkersError, RayPool
 from core.errors import FidelityError, InfraError
 from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
@@ -57,6 +58,12 @@ class Player:
 
     async def num_long(self) -> int:
         return self._num_long
+
+    async def node_id(self) -> str:
+        return str(os.getpid())
+
+    async def stats(self) -> EngineStats:
+        return EngineCounts().stats(num_running=0, gauges=Gauges())
 
     async def ping(self) -> str:
         return "pong"
@@ -159,3 +166,32 @@ async def test_an_abandoned_episode_is_taken_off_its_worker(pool: RayPool) -> No
     left = [await worker.handle.num_long.remote() for worker in pool._workers]
     assert left == [0, 0]
     assert [worker.num_episodes for worker in pool._workers] == [0, 0]
+
+
+async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended() -> None:
+    """Each actor's process stands for a node of its own."""
+    actor = ray.remote(Player).options(num_cpus=0.1, max_restarts=-1, max_concurrency=16)
+    handles = [actor.remote() for _ in range(2)]
+    draining: set[str] = set()
+    pool = RayPool(handles, draining_nodes=lambda: draining)
+    first, second = pool._workers
+    episodes = [asyncio.create_task(play(pool, "long")) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    assert len(await pool.read_engines()) == 2
+    assert first.node_id is not None
+    draining.add(first.node_id)
+
+    assert len(await pool.read_engines()) == 2, "it still plays"
+    assert isinstance(await play(pool), Trajectory)
+    assert first.draining
+    assert (await pool._least_busy()) is second
+    for episode in episodes:
+        episode.cancel()
+    await asyncio.wait(episodes)
+    assert len(await pool.read_engines()) == 1, "it has gone"
+    async with pool._returned:
+        await pool._returned.wait_for(lambda: first.ready)
+    await pool.read_engines()
+    assert not first.draining, "it is somewhere else"
+    for handle in handles:
+        ray.kill(handle)
