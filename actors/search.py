@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.errors import GensearcherError, InfraError
 from core.protocols import ToolSpec
-from core.records import RolloutId, ToolCall, ToolResult
+from core.records import ImageRef, RolloutId, ToolCall, ToolResult
 from envs.toolbox import UNAVAILABLE, LocalToolbox, ToolCounters
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ class SearchActor:
 
     async def call(self, call: ToolCall, rollout_id: RolloutId) -> ToolResult:
         return await self._toolbox.call(call, rollout_id=rollout_id)
+
+    async def pin(self, ordinal: int, images: Sequence[ImageRef]) -> bool:
+        return await self._toolbox.pin(ordinal, images)
 
     async def release(self, ordinals: Sequence[int]) -> None:
         await self._toolbox.release(ordinals)
@@ -116,6 +119,13 @@ class SearchClient:
             logger.warning("rollout=%s tool=%s: %s", rollout_id, call.name, error)
             latency_s = time.monotonic() - started
             return ToolResult(text=UNAVAILABLE, error=str(error), latency_s=latency_s)
+
+    async def pin(self, ordinal: int, images: Sequence[ImageRef]) -> bool:
+        try:
+            return await self._ask(functools.partial(self._handles[0].pin.remote, ordinal, images))
+        except Unreachable as error:
+            logger.warning("task %s is played again: %s", ordinal, error)
+            return False
 
     async def release(self, ordinals: Sequence[int]) -> None:
         """An actor that is away keeps its pins: they cost room, and the next launch drops them."""

@@ -1,7 +1,8 @@
 """Checkpoints of a run: runs/<name>/checkpoints/step_000020/, whole or not at all.
 
     learner/        the policy as a Hugging Face folder, and the learner's resumable state
-    frontier.json   step, next ordinal, ordinals under way (they are issued again)
+    frontier.json   step, next ordinal, ordinals under way (those that still ran are issued again)
+    groups.jsonl    the finished groups among them
     config.yaml     the resolved config
     manifest.json   every file with its size; written last
 
@@ -16,10 +17,10 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from cluster.frontier import FrontierState
+from cluster.kept_groups import read_groups, write_groups
 from core.config import Config, save_config
 from core.errors import ConfigError, LearnerError
 from core.files import file_sizes, mend_replaced, put_folder_in_place, write_json_atomic
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 LEARNER = "learner"
 FRONTIER = "frontier.json"
+GROUPS = "groups.jsonl"
 MANIFEST = "manifest.json"
 BEST = "best.json"
 
@@ -114,7 +116,13 @@ def write_checkpoint(
             "update was cut short; the run goes on from the checkpoint before",
             retryable=False,
         )
-    write_json_atomic(draft / FRONTIER, asdict(state))
+    frontier = {
+        "step": state.step,
+        "next_ordinal": state.next_ordinal,
+        "pending": list(state.pending),
+    }
+    write_json_atomic(draft / FRONTIER, frontier)
+    write_groups(draft / GROUPS, state.finished)
     save_config(config, draft / "config.yaml")
     write_json_atomic(draft / MANIFEST, {"files": file_sizes(draft)})
     put_folder_in_place(draft, path)
@@ -135,5 +143,8 @@ def read_frontier(path: Path) -> FrontierState:
         raise ConfigError(f"{path} is not a whole checkpoint; give another one, or start afresh")
     tree = json.loads((path / FRONTIER).read_text(encoding="utf-8"))
     return FrontierState(
-        step=tree["step"], next_ordinal=tree["next_ordinal"], pending=tuple(tree["pending"])
+        step=tree["step"],
+        next_ordinal=tree["next_ordinal"],
+        pending=tuple(tree["pending"]),
+        finished=read_groups(path / GROUPS),
     )

@@ -35,8 +35,8 @@ when `max_empty_batches` batches' worth of groups in a row held no gradient.
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,8 @@ from cluster.evaluate import EvalResult, evaluate
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
 from cluster.groups import play_group
+from cluster.kept_groups import images_of
+from cluster.loop_thread import LoopThread
 from cluster.members import MemberRunner
 from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
 from cluster.starvation import refuse_to_starve
@@ -111,17 +113,15 @@ class Controller:
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
         self._last_report: StepReport | None = None
-        self._step_started_s = timeline.now()
 
-        self._loop = loop or asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="controller")
+        self._thread = LoopThread("controller", loop)
         self._running: set[asyncio.Task[None]] = set()
         self._balancing: asyncio.Task[None] | None = None
         self._releasing: asyncio.Task[None] | None = None
         self._evaluated: set[int] = set()
         self._update: asyncio.Task[StepReport] | None = None
         self._group_ended = asyncio.Event()
-        self._crash: asyncio.Future[None] = self._loop.create_future()
+        self._crash: asyncio.Future[None] = self._thread.loop.create_future()
         self._stopping = False
 
     # -- called from outside --------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Controller:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the controller's loop, under its watchdog; blocks the caller."""
-        return asyncio.run_coroutine_threadsafe(self._guarded(work), self._loop).result()
+        return self._thread.run(self._guarded(work))
 
     def status(self) -> Status:
         return status_of(
@@ -176,20 +176,17 @@ class Controller:
     @property
     def frontier_state(self) -> FrontierState:
         """For a checkpoint; consistent between calls of `advance` and after `stop`."""
-        return self._frontier.state
+        return self._thread.ask(lambda: self._frontier.state)
 
     def stop(self) -> None:
         """Let a learner step under way finish, abandon the episodes; the loop lives on."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._thread.run(self._stop())
 
     def close(self) -> None:
         """Stop, and end the loop and its thread. Harmless when already closed."""
-        if self._thread.is_alive():
+        if self._thread.is_running:
             self.stop()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-        if not self._loop.is_closed():
-            self._loop.close()
+        self._thread.close()
 
     def _new_frontier(self, state: FrontierState | None) -> Frontier:
         return Frontier(
@@ -217,8 +214,13 @@ class Controller:
     async def _restore(self, checkpoint: Path) -> None:
         state = read_frontier(checkpoint)
         await self._learner.load(str(checkpoint / LEARNER))
-        self._frontier = self._new_frontier(state)
+        whole = [group for group in state.finished if await self._pin(group)]
+        self._frontier = self._new_frontier(replace(state, finished=tuple(whole)))
         await self._broadcast(state.step)
+
+    async def _pin(self, group: Group) -> bool:
+        """False: an image that it was shown is gone, so that it has to be played again."""
+        return await self._toolbox.pin(group.task.ordinal, images_of(group))
 
     # -- admit, group, member -------------------------------------------------------------------
 
@@ -261,8 +263,7 @@ class Controller:
     # -- train ----------------------------------------------------------------------------------
 
     async def _train(self, steps: int) -> tuple[StepReport, ...]:
-        self._step_started_s = self._timeline.now()
-        self._timeline.flush_seconds(since_s=self._step_started_s)  # no step's: an evaluation
+        self._timeline.end_step()  # what was until now is no step's: an evaluation
         if self._read_engines is not None and self._balancing is None:
             self._balancing = asyncio.create_task(balance(self._places, self._read_engines))
             self._balancing.add_done_callback(self._on_task_done)
@@ -304,7 +305,7 @@ class Controller:
         metrics = {
             **step_metrics(self._ended, consumed_at_version=version),
             **report.metrics,
-            **self._seconds(),
+            **{f"seconds/{kind}": value for kind, value in self._timeline.end_step().items()},
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
         }
@@ -358,13 +359,6 @@ class Controller:
                 message = f"the learner publishes version {update.version}, not {version}"
                 raise LearnerError(message, retryable=False)
             await self._pool.apply_weights(update, payload)
-
-    def _seconds(self) -> dict[str, float]:
-        now = self._timeline.now()
-        seconds = self._timeline.flush_seconds(since_s=self._step_started_s)
-        total = now - self._step_started_s
-        self._step_started_s = now
-        return {f"seconds/{kind}": value for kind, value in {**seconds, "step": total}.items()}
 
     # -- watchdog and stop ----------------------------------------------------------------------
 

@@ -34,12 +34,14 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierState:
-    """What a checkpoint keeps; tasks under way are simply issued again."""
+    """What a checkpoint keeps; tasks that still run are simply issued again."""
 
     step: int
     next_ordinal: int
     pending: tuple[int, ...] = ()
     """Ordinals that were admitted and had not ended."""
+    finished: tuple[Group, ...] = ()
+    """Of the pending ones, those that only wait for their batch."""
 
 
 class Frontier:
@@ -60,9 +62,11 @@ class Frontier:
         self._step = state.step
         self._target = state.step
         self._next_ordinal = state.next_ordinal
-        self._reissue = sorted(state.pending)
-        self._under_way: dict[int, Group | None] = {}
+        self._under_way: dict[int, Group | None] = {
+            group.task.ordinal: group for group in state.finished
+        }
         """Ordinal -> finished group, or None while it runs; in the order of ordinals."""
+        self._reissue = sorted(set(state.pending) - set(self._under_way))
         self._taken: tuple[int, ...] = ()
         self._ends_without_gradient = 0
         self._teaches = teaches or has_spread
@@ -74,9 +78,11 @@ class Frontier:
 
     @property
     def state(self) -> FrontierState:
-        pending = (*self._under_way, *self._reissue)
         return FrontierState(
-            step=self._step, next_ordinal=self._next_ordinal, pending=tuple(sorted(pending))
+            step=self._step,
+            next_ordinal=self._next_ordinal,
+            pending=tuple(sorted((*self._under_way, *self._reissue))),
+            finished=tuple(group for group in self._under_way.values() if group is not None),
         )
 
     @property

@@ -40,7 +40,8 @@ class JsonlRecorder:
 
     def started(self, state: FrontierState) -> None:
         """A process or a new learner takes the run up: at nothing, or at a checkpoint."""
-        self._events.write({"event": "started", **to_jsonable(state)})
+        known = {"step": state.step, "next_ordinal": state.next_ordinal}
+        self._events.write({"event": "started", **known, "pending": list(state.pending)})
         self.flush()
 
     def member(self, member: Member, *, mode: Mode, step: int) -> None:

@@ -7,7 +7,7 @@ ones become seconds per stage (metrics) and bars of the report's timeline (recor
     timeline = Timeline(recorder.span)
     with timeline.span("render", "7.2.0"):
         ...
-    timeline.flush_seconds(since_s=step_start) == {"render": 1.2, "idle": 0.1, ...}
+    timeline.end_step() == {"render": 1.2, "idle": 0.1, "step": 1.3, ...}
 """
 
 import time
@@ -49,7 +49,7 @@ class Timeline:
         self._next_key = 0
         self._closed: dict[str, list[Span]] = defaultdict(list)
         self._counted_until: dict[str, float] = {}
-        self._last_change_s = clock()
+        self._last_change_s = self._step_ended_s = clock()
 
     @contextmanager
     def span(self, kind: str, item: str) -> Iterator[None]:
@@ -97,14 +97,15 @@ class Timeline:
     def oldest(self) -> OpenSpan | None:
         return min(self.open_spans, key=lambda span: span.start_s, default=None)
 
-    def flush_seconds(self, *, since_s: float) -> dict[str, float]:
-        """Seconds in which at least one span of a kind ran, for spans closed since last time.
+    def end_step(self) -> dict[str, float]:
+        """Seconds in which at least one span of a kind ran, for spans closed since the last step
+        ended ("step" ago).
 
         Stages overlap, so the sum may exceed the wall clock. A moment is counted once per kind
-        even when a span reaches back over an earlier flush. "idle" is the time since `since_s`
-        in which nothing at all ran.
+        even when a span reaches back over an earlier step. "idle" is the time in which nothing at
+        all ran.
         """
-        now = self._clock()
+        since_s, now = self._step_ended_s, self._clock()
         running = [(span.start_s, now) for span in self._open.values()]
         closed = [(s.start_s, s.end_s) for spans in self._closed.values() for s in spans]
         seconds = {"idle": max(0.0, now - since_s - covered(running + closed, since_s=since_s))}
@@ -115,7 +116,8 @@ class Timeline:
                 latest = max(end for _, end in spans)
                 self._counted_until[kind] = max(latest, self._counted_until.get(kind, 0.0))
         self._closed.clear()
-        return seconds
+        self._step_ended_s = now
+        return {**seconds, "step": now - since_s}
 
 
 def covered(intervals: Iterable[tuple[float, float]], *, since_s: float) -> float:

@@ -94,6 +94,10 @@ class Toolbox(Protocol):
         """Run one call; an unknown tool name is an ordinary result that says so."""
         ...
 
+    async def pin(self, ordinal: int, images: Sequence[ImageRef]) -> bool:
+        """Keep these images for a task of an earlier launch; False: one of them is gone."""
+        ...
+
     async def release(self, ordinals: Sequence[int]) -> None:
         """These tasks have ended: the images that their episodes were shown may go."""
         ...

@@ -18,7 +18,7 @@ from typing import Any
 
 from core.errors import ToolError, boundary
 from core.protocols import ToolSpec
-from core.records import RolloutId, ToolCall, ToolResult
+from core.records import ImageRef, RolloutId, ToolCall, ToolResult
 from envs.observations import call_key, canonical_call
 from envs.store.library import Library
 from envs.store.read_through import too_slow
@@ -129,6 +129,9 @@ class LocalToolbox:
         latency_s = time.monotonic() - started
         self._latencies_s.append(latency_s)
         return replace(result, call_key=key, latency_s=latency_s)
+
+    async def pin(self, ordinal: int, images: Sequence[ImageRef]) -> bool:
+        return await self._library.pin(ordinal, images)
 
     async def release(self, ordinals: Sequence[int]) -> None:
         await self._library.release(ordinals)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.frontier import Ending
 from cluster.grading import Grader
@@ -171,6 +172,32 @@ def test_asynchronous_runs_play_further_ahead_and_stay_within_their_bound() -> N
         reports = controller.advance(steps=6)
     assert [report.metrics["staleness/max"] for report in reports] == [1, 2, 3, 3, 3, 3]
     assert set(world.endings.values()) == {Ending.CONSUMED}
+
+
+@pytest.mark.parametrize(("gone", "played"), [(set(), {4, 5}), ({3}, {3, 4, 5})])
+def test_a_resumed_run_plays_no_finished_group_again_unless_its_images_are_gone(
+    tmp_path: Path, gone: set[int], played: set[int]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    first = World(FakePool(), max_staleness=1)
+    with first.running() as controller:
+        controller.advance(steps=1)
+        controller.run(asyncio.sleep(0.05))
+        state = controller.frontier_state
+        path = checkpoints.save(
+            state=state, config=first.config, save_learner=controller.save_learner
+        )
+    assert [group.task.ordinal for group in state.finished] == [2, 3]
+
+    second = World(FakePool(), max_staleness=1)
+    second.toolbox.unpinnable = gone
+    with second.running() as controller:
+        controller.restore(path)
+        controller.advance(steps=1)
+        controller.run(asyncio.sleep(0.05))
+    begun = {event[1].ordinal for event in second.pool.events if event[0] == "begin"}
+    assert begun == played
+    assert second.learner.events[-2] == ("update", 2, (2, 3))
 
 
 def test_a_failed_member_is_issued_again_and_then_left_out() -> None:

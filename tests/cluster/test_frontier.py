@@ -94,6 +94,23 @@ def test_a_resumed_frontier_issues_again_what_had_not_ended() -> None:
     assert admit_all(resumed) == [2, 3, 4, 5]
 
 
+def test_a_resumed_frontier_keeps_what_was_finished() -> None:
+    frontier = make_frontier(staleness=1)
+    frontier.aim(1)
+    admit_all(frontier)
+    frontier.finish(group(1, GOOD))
+    frontier.finish(group(3, GOOD))
+    state = frontier.state
+    assert (state.pending, [kept.task.ordinal for kept in state.finished]) == ((0, 1, 2, 3), [1, 3])
+    resumed = make_frontier(staleness=1, state=state)
+    resumed.aim(1)
+    assert admit_all(resumed) == [0, 2]
+    resumed.finish(group(0, GOOD))
+    batch = resumed.take_batch()
+    assert batch is not None
+    assert batch[1] is state.finished[0]
+
+
 @given(
     groups_per_step=st.integers(1, 4),
     staleness=st.integers(0, 4),

@@ -42,14 +42,14 @@ def test_a_span_ends_and_is_kept_even_when_its_work_fails() -> None:
     assert timeline.in_flight == {}
 
 
-def test_seconds_of_a_stage_are_counted_once_over_two_flushes() -> None:
+def test_seconds_of_a_stage_are_counted_once_over_two_steps() -> None:
     clock = Clock()
     timeline = Timeline(lambda span: None, clock=clock)
     timeline.add(Span(kind="rollout", item="a", start_s=100, end_s=104))
     clock.now = 105
-    seconds = timeline.flush_seconds(since_s=100)
-    assert (seconds["rollout"], seconds["idle"]) == (4, 1)
+    seconds = timeline.end_step()
+    assert (seconds["rollout"], seconds["idle"], seconds["step"]) == (4, 1, 5)
     timeline.add(Span(kind="rollout", item="b", start_s=102, end_s=107))
     clock.now = 107
-    seconds = timeline.flush_seconds(since_s=105)
+    seconds = timeline.end_step()
     assert (seconds["rollout"], seconds["idle"], seconds["render"]) == (3, 0, 0)

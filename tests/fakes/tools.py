@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from core.records import RolloutId, ToolCall, ToolResult
+from core.records import ImageRef, RolloutId, ToolCall, ToolResult
 from tests.fakes.failures import FailureScript
 
 Answerer = ToolResult | Callable[[ToolCall], ToolResult]
@@ -12,7 +12,7 @@ Answerer = ToolResult | Callable[[ToolCall], ToolResult]
 class FakeToolbox:
     """Implements core.protocols.Toolbox; `fail_times` is keyed by tool name.
 
-    Events: ("call", rollout_id, name, arguments), ("release", ordinals).
+    Events: ("call", rollout_id, name, arguments), ("pin", ordinal), ("release", ordinals).
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class FakeToolbox:
     ) -> None:
         self._results = dict(results or {})
         self._failures = FailureScript(fail_times)
+        self.unpinnable: set[int] = set()
         self.events: list[tuple[Any, ...]] = []
 
     async def call(self, call: ToolCall, *, rollout_id: RolloutId) -> ToolResult:
@@ -35,6 +36,10 @@ class FakeToolbox:
         if answer is None:
             return ToolResult(text=f"There is no tool {call.name!r}.")
         return answer(call) if callable(answer) else answer
+
+    async def pin(self, ordinal: int, images: Sequence[ImageRef]) -> bool:
+        self.events.append(("pin", ordinal))
+        return ordinal not in self.unpinnable
 
     async def release(self, ordinals: Sequence[int]) -> None:
         self.events.append(("release", tuple(ordinals)))
