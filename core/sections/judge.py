@@ -18,7 +18,8 @@ class ServedConfig(Section):
     max_images: int = Field(8, ge=1)
     """Of one question: the ground truth, the rendered image or the references."""
     min_replicas: int = Field(1, ge=0)
-    """0: the model gives its devices back while nobody asks."""
+    """0: the model gives its devices back while nobody asks. The next question waits until it is
+    loaded again, so judge.timeout_s and judge.deadline_s must be longer than that takes."""
     max_replicas: int = Field(1, ge=1)
     max_ongoing: int = Field(16, ge=1)
     """Questions that one replica answers at once."""
