@@ -148,6 +148,7 @@ def _local_pool(
                 max_context=config.rollout.max_context,
                 max_images_per_search=config.tools.max_images_per_search,
                 max_references=references_of_an_answer(config.render),
+                max_tool_s=config.tools.episode_deadline_s,
             ),
             temperature=config.eval.temperature,
             top_p=config.eval.top_p,
