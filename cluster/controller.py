@@ -308,6 +308,7 @@ class Controller:
             **{f"seconds/{kind}": value for kind, value in self._timeline.end_step().items()},
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
+            "rollout/at_once": float(self._places.number),
         }
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
         self._release_images()
