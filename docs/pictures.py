@@ -80,7 +80,7 @@ def main() -> None:
             policy = last_checkpoint(demo) if has_demo else NANO_POLICY
             evaluated, compared = evaluate(policy, root)
             save_page_picture(evaluated, "evaluation.png", width=1120, scratch=root)
-            save_page_picture(compared, "compare.png", width=1120, scratch=root, most=620)
+            save_page_picture(compared, "compare.png", width=1120, scratch=root, most=780)
     sys.stdout.write(f"wrote {', '.join(sorted(p.name for p in IMAGES.glob('*.png')))}\n")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from cluster.bench.agents import NOBODY
-from cluster.bench.rows import RowResult
+from cluster.bench.rows import Played, RowResult
 from cluster.bench.rules import SCORE, Rules
 from cluster.bench.summary import BenchSummary, cause_of
 from cluster.pages import render_page
@@ -42,6 +42,8 @@ class Case:
     """As parts of the highest grade."""
     gen_prompt: str
     ending: str
+    last_words: str
+    """Of an episode without an answer: its last turn."""
     rationale: str
     references: tuple[tuple[str, ImageRef], ...]
     drawn: ImageRef | None
@@ -126,11 +128,17 @@ def _case(row: RowResult, *, rules: Rules) -> Case | None:
         grades={name: rules.part(judged.grades[name]) for name in rules.dimensions},
         gen_prompt=played.gen_prompt or "",
         ending=ending.replace("_", " "),
+        last_words="" if played.gen_prompt and not played.fallback else _last_words(played),
         rationale=judged.rationale,
         references=tuple((f"{r.img_id}: {r.title}", r.image) for r in played.references),
         drawn=row.drawn.image if row.drawn else None,
         truth=row.item.task.ground_truth,
     )
+
+
+def _last_words(played: Played) -> str:
+    said = [message.text for message in played.messages if message.role == "assistant"]
+    return said[-1].strip() if said else ""
 
 
 def _message(row: RowResult) -> str:

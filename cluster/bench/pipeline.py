@@ -214,7 +214,7 @@ def _floor(scorer: Scorer, played: Played) -> Judged:
     """The agent's own fault: no answer, so nothing was drawn, and the floor in every dimension."""
     return Judged(
         grades=dict.fromkeys(scorer.dimensions, FLOOR),
-        rationale=f"No answer: the episode ended with {played.stop_reason}.",
+        rationale=f"No answer: the episode ended as {played.stop_reason.replace('_', ' ')}.",
         judge="none",
         rubric_sha="",
     )

@@ -10,6 +10,7 @@ from cluster.bench.outputs import Evaluation, write_outputs
 from cluster.bench.page import pick_cases
 from cluster.bench.pipeline import Counts
 from cluster.bench.plan import EvalPlan
+from cluster.bench.rows import Message
 from cluster.bench.rules import knowgen_rules
 from cluster.bench.screen import draw_evaluation
 from cluster.compare import compare
@@ -43,7 +44,8 @@ def evaluation_of(store: MemoryImageStore, *, better: float = 0.0) -> Evaluation
         rows.append(make_result(grades, item=item, played=played, image=image))
     failure = make_failure(Stage.JUDGE, error_type="HTTP 500", message="<script>busy</script>")
     rows.append(make_result(failure, item=make_item(8), image=store.put(png_bytes())))
-    lost = make_played(fallback="it said nothing", gen_prompt="raw")
+    words = Message(role="assistant", text="<i>I give up")
+    lost = make_played(fallback="it said nothing", gen_prompt="raw", messages=(words,))
     rows.append(make_result(item=make_item(9), played=lost, image=store.put(png_bytes())))
     plan = EvalPlan(
         benchmark="knowgen", agent="none", stages=("agent", "render", "judge"), missing="zero"
@@ -80,6 +82,7 @@ def test_the_page_is_whole_and_trusts_no_text(tmp_path: Path, store: MemoryImage
     assert "data:image/jpeg;base64," in page, "large pictures are shrunk"
     assert "judge: HTTP 500" in page
     assert "the raw prompt, because it said nothing" in page
+    assert "&lt;i&gt;I give up" in page, "its last words"
 
 
 def test_the_worst_and_the_best_are_apart_and_in_order(store: MemoryImageStore) -> None:

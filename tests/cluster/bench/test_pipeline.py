@@ -221,7 +221,7 @@ async def test_no_answer_is_the_agents_fault_and_never_drawn(tmp_path: Path) -> 
     rows = await world.run()
     assert (world.drawn, world.judged) == ([], [])
     assert {value for row in rows if row.judged for value in row.judged.grades.values()} == {0.0}
-    assert all(row.judged and "no_answer" in row.judged.rationale for row in rows)
+    assert all(row.judged and "no answer" in row.judged.rationale for row in rows)
 
 
 async def test_the_raw_prompt_stands_in_for_a_missing_answer_and_says_so(world: World) -> None:
