@@ -89,7 +89,7 @@ class GRPOConfig(AlgorithmConfig):
         made.fault_tolerance(restart_failed_env_runners=True)
         made.learners(
             learner_class=GrpoRllibLearner,
-            num_learners=1,
+            num_learners=config.learner.num_learners,
             num_cpus_per_learner=config.learner.num_cpus,
             num_gpus_per_learner=learner_gpus(config),
         )
@@ -166,14 +166,14 @@ class GRPO(Algorithm):
 
 
 class RayLearner:
-    """Implements cluster.parts.RemoteLearner over RLlib's LearnerGroup with its one learner."""
+    """Implements cluster.parts.RemoteLearner over RLlib's LearnerGroup."""
 
     def __init__(self, group: LearnerGroup, *, replace: Callable[[], LearnerGroup]) -> None:
         self._group = group
         self._replace = replace
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        data = TrainingData(batches=[list(groups)])  # type: ignore[list-item]
+        data = TrainingData(batches=[list(groups)] * len(self._group))  # type: ignore[list-item]
         with learner_errors():
             results = await asyncio.to_thread(self._group.update, training_data=data)
         report: LearnerReport = results[0]
@@ -193,10 +193,12 @@ class RayLearner:
             results = list(await asyncio.to_thread(self._group.foreach_learner, method))
             if not results:  # what RLlib says of a learner that it knows to be dead
                 raise LearnerLostError("the learner is lost")
-            value: T = results[0].get()
-            if isinstance(value, Exception):
-                raise value
-        return value
+            values = [result.get() for result in results]
+            for value in values:
+                if isinstance(value, Exception):
+                    raise value
+        answer: T = next((value for value in values if value is not None), None)
+        return answer
 
     async def restart(self) -> None:
         with learner_errors():

@@ -64,7 +64,7 @@ def demands(config: Config) -> tuple[Demand, ...]:
         *(served,) * num_served,
         *(rollout,) * config.rollout.num_workers,
         *(render,) * (0 if is_api(config.render) else max(1, config.render.min_replicas)),
-        learner,
+        *(learner,) * config.learner.num_learners,
         *(search,) * config.cluster.search_actors,
         judge,
     )

@@ -48,10 +48,11 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     width = BYTES[learner.dtype]
     where = "learner (host)"
     source = f"{policy.source}; ZeRO's partitions"
+    count, each = _every_learner(config)
     state = (
-        ("weights", policy.params * width, f"{policy.params:,} x {width} B"),
+        ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
         ("master weights", trained * 4, f"{trained:,} trained x 4 B"),
-        ("gradients", trained * 4, f"{trained:,} trained x 4 B"),
+        ("gradients", count * trained * 4, f"{trained:,} trained x 4 B{each}"),
         ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
     )
     return (
@@ -61,18 +62,26 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     )
 
 
+def _every_learner(config: Config) -> tuple[int, str]:
+    """How often the host holds what each learner has, and how a formula says so."""
+    count = config.learner.num_learners
+    return count, f" x {count} learners" if count > 1 else ""
+
+
 def _reference(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     """The frozen copy that the KL is taken to: whole, where the compute is."""
     learner = config.learner
     if not learner.kl_coef:
         return ()
     width = BYTES[learner.dtype]
+    on_cpu = learner.device == "cpu"
+    count, each = _every_learner(config) if on_cpu else (1, "")
     return (
         _memory(
-            "learner (host)" if learner.device == "cpu" else "learner, its GPU",
+            "learner (host)" if on_cpu else "learner, its GPU",
             "reference",
-            policy.params * width,
-            f"{policy.params:,} x {width} B, because learner.kl_coef is {learner.kl_coef:g}",
+            count * policy.params * width,
+            f"{policy.params:,} x {width} B{each}, because learner.kl_coef is {learner.kl_coef:g}",
             policy.source,
         ),
     )
@@ -96,11 +105,14 @@ def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
         value = layers * one_layer + logits
         formula = f"{tokens:,} tokens x {layers} layers x {hidden} x {17 * width} B"
     on_cpu = learner.device == "cpu"
+    count, each = _every_learner(config) if on_cpu else (1, "")
     activations = _memory(
         "learner (host)" if on_cpu else "learner, its GPU",
         "activations",
-        value,
-        f"{formula} + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B",
+        count * value,
+        f"({formula} + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B){each}"
+        if each
+        else f"{formula} + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B",
         "arXiv 2205.05198, eq. 1; attention scores are not stored",
     )
     return (activations,) if on_cpu else (activations, _weights_on_gpu(config, policy))

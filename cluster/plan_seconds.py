@@ -111,7 +111,8 @@ def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> F
     learner = config.learner
     tokens = num_episodes(config) * shape.context_tokens
     trained = policy.text_params if learner.freeze_vision else policy.params
-    adam = trained * rates.ADAM_S_PER_PARAM.value * learner.updates_per_step
+    count = learner.num_learners
+    adam = trained * rates.ADAM_S_PER_PARAM.value * learner.updates_per_step / count
     if learner.device == "cpu":
         per_token = (
             rates.CPU_TRAIN_TOKEN_S.value
@@ -119,8 +120,10 @@ def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> F
         )
         return _seconds(
             "learn",
-            tokens * per_token + adam,
-            f"{tokens:,} tokens x {per_token * 1e3:.2g} ms + Adam {adam:.2g} s",
+            tokens * per_token / count + adam,
+            f"{tokens:,} tokens x {per_token * 1e3:.2g} ms / {count} learners + Adam {adam:.2g} s"
+            if count > 1
+            else f"{tokens:,} tokens x {per_token * 1e3:.2g} ms + Adam {adam:.2g} s",
             _sources(
                 rates.CPU_TRAIN_TOKEN_S.source,
                 rates.CPU_TRAIN_TOKEN_S_PER_PARAM.source,
@@ -128,6 +131,7 @@ def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> F
                 shape.source,
             ),
         )
+    tokens = math.ceil(tokens / count)
     compute = 8 * policy.text_params * tokens / rates.GPU_FLOPS.value
     batches = math.ceil(tokens / learner.micro_batch_tokens)
     moved = batches * (3 * policy.text_params * BYTES[learner.dtype])

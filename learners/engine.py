@@ -4,14 +4,13 @@ In: a module and `LearnerConfig`. Out: an engine with forward, backward, step, f
 resumable state by parameter name. `device: cpu` runs the whole step on the CPU; `device: cuda`
 streams compute through a GPU of the learner's own while state stays in host memory (ZeRO-Offload,
 arXiv 2101.06840; with stage 3 the parameters too). Fails with LearnerError on a gradient that is
-not finite, ConfigError when the compiler for DeepSpeed's ops is missing.
+not finite. With several learners (learners/peers.py) gradients are added up and optimizer state is
+shared among them (ZeRO, arXiv 1910.02054).
 """
 
 import logging
 import math
 import os
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 
 from core.errors import ConfigError, LearnerError
 from core.sections.learner import LearnerConfig
+from learners.peers import num_learners, rank
 
 logger = logging.getLogger(__name__)
 
@@ -60,24 +60,6 @@ def cosine_lr(step: int, *, base: float, warmup_steps: int, total_steps: int) ->
     return base * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def prebuild_ops() -> None:
-    """Compile what several learners on one node share memory with (a minute, then cached).
-
-    Set-up calls this, so that no run waits for it. Raises ConfigError naming what is missing.
-    """
-    os.environ["PATH"] = f"{sys.prefix}/bin:{os.environ['PATH']}"  # noqa: TID251  pip's ninja
-    for program, package in (("g++", "g++"), ("ninja", "ninja-build")):
-        if shutil.which(program) is None:
-            raise ConfigError(
-                f"{program} was not found, and DeepSpeed compiles with it; "
-                f"install it (Debian: apt install {package})"
-            )
-    _import_deepspeed("cpu")
-    from deepspeed.comm.torch import build_shm_op
-
-    build_shm_op()
-
-
 class TrainEngine:
     """One learner process. A process may hold several engines, one after another."""
 
@@ -108,13 +90,20 @@ class TrainEngine:
         return self._engine(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds to the gradients; they are kept until `step`."""
-        self._engine.backward(loss)
+        """Adds to the gradients; they are kept until `step`.
+
+        DeepSpeed divides the sum over learners by their number, but a loss of ours is divided by
+        the whole batch already.
+        """
+        self._engine.backward(loss * num_learners())
 
     def step(self, *, lr: float) -> float:
-        """Clip, update, clear; the gradient norm before clipping. Raises LearnerError."""
+        """Add up over learners, clip, update, clear; the gradient norm before clipping. Raises
+        LearnerError."""
         for group in self._zero.param_groups:
             group["lr"] = lr
+        if num_learners() > 1:
+            self._fill_gradients()
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm):
@@ -166,6 +155,18 @@ class TrainEngine:
     def close(self) -> None:
         self._engine.destroy()
 
+    def _fill_gradients(self) -> None:
+        """Zeros where this learner's packs gave none (no pack, no image), as the others' may have:
+        DeepSpeed lays all gradients end to end and adds them up at once."""
+        self._zero.setup_buckets()  # which else the first backward pass does
+        for _, parameter in self._trainable():
+            if self._zero.get_gradient_for_reduction(parameter) is not None:
+                continue
+            if self._zero.use_grad_accum_attribute:
+                parameter.grad_accum = torch.zeros_like(parameter, dtype=torch.float32)
+            else:
+                parameter.grad = torch.zeros_like(parameter)
+
     def _trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in self._engine.module.named_parameters():
             if parameter.requires_grad:
@@ -205,14 +206,14 @@ def _import_deepspeed(device: str) -> Any:
 
 def _join_process_group(deepspeed: Any, device: str) -> None:
     """The group that is there already (RLlib makes one), else a group of this process alone."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # noqa: TID251  DeepSpeed insists on it
     backend = "gloo" if device == "cpu" else "nccl"
     if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    if torch.distributed.get_world_size() == 1:
-        # One process shares memory with no one, so it neither compiles nor loads that op.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for name, value in (("RANK", rank()), ("LOCAL_RANK", 0), ("WORLD_SIZE", num_learners())):
+        os.environ.setdefault(name, str(value))  # noqa: TID251  DeepSpeed insists on them
+    # An op that adds up over shared memory would be compiled first; gloo does it over loopback.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, dist_init_required=False
     )

@@ -12,6 +12,7 @@ reports num_samples == 0.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from core.errors import LearnerError, boundary
 from core.protocols import ImageStore
 from core.records import Group, LearnerReport, RolloutId, TrainingSample, WeightUpdate
 from envs.chat import ChatFormat
+from learners import peers
 from learners.advantage import NoSignal, advantages_of, whiten
 from learners.batch import MicroBatch, build_micro_batch
 from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save_checkpoint
@@ -83,18 +85,21 @@ class GrpoLearner:
             return self._publisher.publish(self._policy.lm.state_dict(), version=self.version)
 
     def save(self, folder: str) -> int:
+        """Of several learners all have to be asked, and the first one writes."""
         with boundary(LearnerError, "save"), self._engine.full_weights():
-            save_checkpoint(
-                Path(folder),
-                state=TrainState(
-                    step=self._engine.step_count,
-                    version=self.version,
-                    tensors=self._engine.state_tensors(),
-                ),
-                write_policy=lambda path: save_policy(
-                    self._policy.lm, path, base_path=self._config.policy.path
-                ),
+            state = TrainState(
+                step=self._engine.step_count,
+                version=self.version,
+                tensors=self._engine.state_tensors(),
             )
+            if peers.rank() == 0:
+                save_checkpoint(
+                    Path(folder),
+                    state=state,
+                    write_policy=lambda path: save_policy(
+                        self._policy.lm, path, base_path=self._config.policy.path
+                    ),
+                )
         return self.version
 
     def load(self, folder: str) -> None:
@@ -113,50 +118,69 @@ class GrpoLearner:
     def _train(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
         """`updates_per_step` optimizer steps over disjoint shares of the samples."""
         shares = _split(samples, self._settings.updates_per_step)
-        plans = [
-            plan_packs(
-                share,
-                max_tokens=self._settings.micro_batch_tokens,
-                share_prefix=self._settings.share_prefix,
-            )
-            for share in shares
-        ]
-        anchors = self._anchors(plans)
+        plans = [self._plan(share) for share in shares]
+        anchors = peers.together(lambda: self._anchors(plans))[peers.rank()]
         traces: list[TokenTrace] = []
         losses: list[float] = []
         norms: list[float] = []
         lr = 0.0
         for share, plan, anchor in zip(shares, plans, anchors, strict=True):
-            total = normaliser(share, mode=self._settings.aggregation)
-            loss = 0.0
-            for number, members in enumerate(plan):
-                batch = self._build(members)
-                logprobs, entropy = self._engine.forward(batch)
-                part, trace = policy_loss(
-                    logprobs,
-                    entropy,
-                    self._targets(batch, anchor[number] if anchor else None),
-                    settings=self._settings,
-                    normaliser=total,
-                )
-                self._engine.backward(part)
-                loss += part.item()
-                traces.append(trace)
+            accumulate = partial(
+                self._accumulate,
+                plan,
+                anchor=anchor,
+                normaliser=normaliser(share, mode=self._settings.aggregation),
+            )
+            passes = [done for learner in peers.together(accumulate) for done in learner]
+            traces += [trace for _, trace in passes]
             lr = warmup_lr(
                 self._engine.step_count,
                 base=self._settings.lr,
                 warmup_steps=self._settings.warmup_steps,
             )
             norms.append(self._engine.step(lr=lr))
-            losses.append(loss)
+            losses.append(sum(loss for loss, _ in passes))
         return {
             "loss": sum(losses) / len(losses),
             "grad_norm": sum(norms) / len(norms),
             "lr": lr,
             "optimizer_steps": float(len(shares)),
-            "micro_batches": float(sum(map(len, plans))),
+            "micro_batches": float(len(traces)),
             **summarise(traces),
         }
+
+    def _plan(self, share: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
+        """This learner's packs of the samples of an optimizer step."""
+        budget = self._settings.micro_batch_tokens
+        packs = plan_packs(
+            share,
+            max_tokens=peers.tokens_per_pack(share, most=budget),
+            share_prefix=self._settings.share_prefix,
+        )
+        return peers.share_out(packs, num_learners=peers.num_learners())[peers.rank()]
+
+    def _accumulate(
+        self,
+        plan: Sequence[list[TrainingSample]],
+        *,
+        anchor: Sequence[torch.Tensor] | None,
+        normaliser: float,
+    ) -> list[tuple[float, TokenTrace]]:
+        """Forward and backward of every pack: its share of the loss, and its trace."""
+        passes = []
+        for number, members in enumerate(plan):
+            batch = self._build(members)
+            logprobs, entropy = self._engine.forward(batch)
+            loss, trace = policy_loss(
+                logprobs,
+                entropy,
+                self._targets(batch, anchor[number] if anchor else None),
+                settings=self._settings,
+                normaliser=normaliser,
+            )
+            self._engine.backward(loss)
+            passes.append((loss.item(), trace))
+        return passes
 
     def _anchors(self, plans: list[list[list[TrainingSample]]]) -> list[list[torch.Tensor] | None]:
         """Per optimizer step, the log-probs from before the first one, where the loss needs them.

@@ -1,10 +1,12 @@
 """RLlib's Learner around `GrpoLearner`: a thin shell that a LearnerGroup places and calls.
 
-In: `TrainingData(batches=[groups])`, a list of our `Group`s per learner (RLlib's own batch types
-are never touched). Out: what GrpoLearner gives, reached through the LearnerGroup:
+In: `TrainingData(batches=[groups] * n)`, all `Group`s of the batch for each of n learners, who
+share the work among them (RLlib's own batch types are never touched). Out: what GrpoLearner gives,
+reached through the LearnerGroup:
 
     group.update(training_data=TrainingData(batches=[groups]))      -> [LearnerReport]
-    group.foreach_learner(lambda learner: learner.publish())        -> WeightUpdate, refs
+    group.foreach_learner(lambda learner: learner.publish())        -> WeightUpdate, refs; None of
+                                                                       all learners but the first
 
 The AlgorithmConfig carries `gensearcher: Config` and `images_folder: str`. Errors are those of
 GrpoLearner.
@@ -25,6 +27,7 @@ from core.records import LearnerReport, WeightUpdate
 from core.stacks import answer_for_stacks
 from envs.chat import ChatFormat
 from envs.images import FileImageStore
+from learners import peers
 from learners.grpo_learner import GrpoLearner
 
 
@@ -37,7 +40,7 @@ class PolicyModule(TorchRLModule):
 
 
 class GrpoRllibLearner(TorchLearner):
-    """One learner process, or the local learner of the driver (`num_learners=0`)."""
+    """One learner process."""
 
     @classmethod
     def rl_module_required_apis(cls) -> list[type]:
@@ -56,14 +59,12 @@ class GrpoRllibLearner(TorchLearner):
 
     def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport:
         training_data.solve_refs()
-        # A remote learner is handed its share; a local one is handed the list of all shares.
-        (groups,) = training_data.batches or [training_data.batch]
-        return self._grpo.update(groups)
+        return self._grpo.update(training_data.batch)
 
-    def publish(self) -> tuple[WeightUpdate, tuple["ray.ObjectRef[np.ndarray]", ...]]:
+    def publish(self) -> tuple[WeightUpdate, tuple["ray.ObjectRef[np.ndarray]", ...]] | None:
         """The arrays of the payload lie in the object store of the learner's node, once; another
         node fetches each of them once, for all its workers."""
-        return self._grpo.publish()
+        return self._grpo.publish() if peers.rank() == 0 else None
 
     def save(self, folder: str) -> int:
         return self._grpo.save(folder)

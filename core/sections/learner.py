@@ -1,8 +1,8 @@
 """The learner: reinforcement and imitation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from core.sections.base import Section
 
@@ -20,7 +20,10 @@ class LearnerConfig(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of compute; master weights are float32 when this is bfloat16."""
+    num_learners: int = Field(1, ge=1)
+    """Processes that share the work of a batch; their gradients are added up."""
     num_cpus: float = Field(0.5, ge=0)
+    """Of each learner."""
     zero_stage: Literal[1, 2, 3] = 1
     lr: float = Field(3e-4, gt=0)
     warmup_steps: int = Field(5, ge=0)
@@ -66,6 +69,16 @@ class LearnerConfig(Section):
     snapshot_every: int = Field(10, ge=1)
     """Of so many broadcasts one is dense, whatever `broadcast` says: a worker that starts late
     catches up from there."""
+
+    @model_validator(mode="after")
+    def _learners_agree(self) -> Self:
+        if self.num_learners > 1 and self.zero_stage > 1:
+            raise ValueError(
+                f"learner.zero_stage={self.zero_stage} needs learner.num_learners=1: several "
+                "learners have unequal numbers of passes, which stage 1 alone allows; set "
+                "learner.zero_stage=1"
+            )
+        return self
 
     @property
     def checkpoints_gradients(self) -> bool:

@@ -1,4 +1,4 @@
-"""The learner inside RLlib's LearnerGroup: in an actor of its own, and in the driver."""
+"""The learner inside RLlib's LearnerGroup: one, and two that share the work."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from core.config import build_config
 from core.errors import FidelityError
-from core.records import Group, WeightUpdate
+from core.records import Group, LearnerReport, WeightUpdate
 from envs.chat import ChatFormat
 from envs.images import FileImageStore
 from learners.receive import WeightReceiver
@@ -55,15 +55,20 @@ def learner_group(folder: Path, images: Path, *, num_learners: int) -> LearnerGr
 
 
 def ask(group: LearnerGroup, method: str, *arguments: Any) -> Any:
-    (answer,) = group.foreach_learner(lambda learner: getattr(learner, method)(*arguments))
-    return answer.get()
+    """What the first learner answers; the others have nothing to say, or the same."""
+    answers = group.foreach_learner(lambda learner: getattr(learner, method)(*arguments))
+    return next((value for answer in answers if (value := answer.get()) is not None), None)
+
+
+def update(group: LearnerGroup, groups: list[Group]) -> list[LearnerReport]:
+    return group.update(training_data=TrainingData(batches=[groups] * len(group)))
 
 
 def receive(update: WeightUpdate, refs: list[Any]) -> dict[str, torch.Tensor]:
     return dict(WeightReceiver().receive(update, ray.get(list(refs))))
 
 
-@pytest.mark.parametrize("num_learners", [0, 1])
+@pytest.mark.parametrize("num_learners", [1, 2])
 def test_a_learner_group_updates_publishes_saves_and_loads(
     ray_cluster: str, tmp_path: Path, num_learners: int
 ) -> None:
@@ -73,19 +78,20 @@ def test_a_learner_group_updates_publishes_saves_and_loads(
     )
     group = learner_group(folder, tmp_path / "images", num_learners=num_learners)
     try:
-        (report,) = group.update(training_data=TrainingData(batches=[groups]))
+        report, *others = update(group, groups)
+        assert all(other.metrics == report.metrics for other in others)
         assert report.version == 1
         assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
         ask(group, "save", str(tmp_path / "saved"))
         trained = receive(*ask(group, "publish"))
         ask(group, "load", str(tmp_path / "saved"))
-        update, payload = ask(group, "publish")
-        assert update.version == 1
-        assert update.base_version is None, "whoever listens after a load may know nothing"
-        loaded = receive(update, payload)
+        latest, payload = ask(group, "publish")
+        assert latest.version == 1
+        assert latest.base_version is None, "whoever listens after a load may know nothing"
+        loaded = receive(latest, payload)
         assert all(torch.equal(loaded[name], trained[name]) for name in trained)
         with pytest.raises(FidelityError, match="0 image tokens, but its images have 4"):
-            group.update(training_data=TrainingData(batches=[[group_without_pixels()]]))
+            update(group, [group_without_pixels()])
     finally:
         group.shutdown()
 

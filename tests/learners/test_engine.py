@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 
-from core.errors import ConfigError
 from core.sections.learner import LearnerConfig
-from learners.engine import cosine_lr, deepspeed_config, prebuild_ops, warmup_lr
+from learners.engine import cosine_lr, deepspeed_config, warmup_lr
 
 
 def test_a_cpu_learner_offloads_nothing() -> None:
@@ -39,11 +36,3 @@ def test_the_cosine_ends_at_zero() -> None:
     # half a cosine over steps 2..6: cos(0), cos(pi/4), cos(pi/2), cos(3pi/4), cos(pi)
     expected = [1.0, 2.0, 2.0, 1.7071068, 1.0, 0.2928932, 0.0]
     assert rates == pytest.approx(expected)
-
-
-def test_a_missing_compiler_is_named_with_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"g\+\+ was not found.*apt install g\+\+"):
-        prebuild_ops()
