@@ -234,3 +234,16 @@ def test_a_providers_image_model_takes_no_memory_of_ours() -> None:
     images = config.train.groups_per_step * config.train.group_size
     assert render.value == pytest.approx(images / 0.1), "longer than its waves"
     assert "render actor" not in {placement.role for placement in plan.placements}
+
+
+def test_every_learner_has_weights_and_gradients_and_a_share_of_the_optimizer() -> None:
+    one, two = (
+        learner_memory(build_config({"learner": {"num_learners": count}}), small_policy())
+        for count in (1, 2)
+    )
+    times = {f.what: find(two, f.where, f.what).value / f.value for f in one}
+    assert times == {
+        **{"weights": 2, "gradients": 2, "activations": 2},
+        **{"master weights": 1, "optimizer": 1},
+    }
+    assert "x 2 learners" in find(two, "learner (host)", "activations").formula
