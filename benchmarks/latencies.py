@@ -264,6 +264,9 @@ class LatencyLearner:
     async def save(self, folder: str) -> int:
         return self._version
 
+    async def saved(self) -> None:
+        """At once: `save` has written it."""
+
     async def load(self, folder: str) -> None:
         """Nothing."""
 

@@ -94,6 +94,9 @@ class RayLatencyLearner:
         version: int = await self._handle.save.remote(folder)
         return version
 
+    async def saved(self) -> None:
+        """At once: `save` has written it."""
+
     async def load(self, folder: str) -> None:
         await self._handle.load.remote(folder)
 

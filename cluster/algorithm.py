@@ -142,11 +142,17 @@ class GRPO(Algorithm):
     def save_to_path(self, path: Any = None, **unused: Any) -> str:
         """A whole checkpoint at `path`, in our own format."""
         controller = self._driver
+
+        def save_learner(folder: str) -> int:
+            version = controller.save_learner(folder)
+            controller.finish_save()
+            return version
+
         write_checkpoint(
             Path(path),
             state=controller.frontier_state,
             config=self.config.gensearcher,
-            save_learner=controller.save_learner,
+            save_learner=save_learner,
         )
         return str(path)
 
@@ -183,7 +189,10 @@ class RayLearner:
         return await self._call(lambda learner: learner.publish())
 
     async def save(self, folder: str) -> int:
-        return await self._call(lambda learner: learner.save(folder))
+        return await self._call(lambda learner: learner.begin_save(folder))
+
+    async def saved(self) -> None:
+        await self._call(lambda learner: learner.finish_save())
 
     async def load(self, folder: str) -> None:
         await self._call(lambda learner: learner.load(folder))

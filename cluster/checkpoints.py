@@ -8,8 +8,9 @@
 
 best.json beside them names the step with the best held-out reward.
 
-A checkpoint is written into a hidden folder and renamed when it is complete. `latest` skips what
-is torn: a folder without a manifest, or with a file that is missing or of another size.
+A checkpoint is written into a hidden folder and renamed when it is complete; meanwhile training
+goes on. `latest` skips what is torn: a folder without a manifest, or with a file that is missing or
+of another size.
 """
 
 import json
@@ -40,20 +41,48 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder = folder
         self._keep = keep
+        self._begun: tuple[Path, Path] | None = None
+        """A draft whose learner's part is being written, and its place."""
 
     def save(
         self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
     ) -> Path:
-        """Write one for `state.step` and drop the oldest. Raises LearnerError, and leaves those
-        that are there, when learner and frontier are not of the same step."""
+        """`begin` and `finish` at once, for a learner that has written when it returns."""
+        self.begin(state=state, config=config, save_learner=save_learner)
+        path = self.finish()
+        assert path is not None
+        return path
+
+    def begin(
+        self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
+    ) -> None:
+        """Begin one for `state.step`; the learner may go on writing its part. Raises LearnerError,
+        and leaves those that are there, when learner and frontier are not of the same step."""
+        self._drop_draft()
         path = self._path(state.step)
-        write_checkpoint(path, state=state, config=config, save_learner=save_learner)
+        draft = begin_checkpoint(path, state=state, config=config, save_learner=save_learner)
+        self._begun = (draft, path)
+
+    def finish(self) -> Path | None:
+        """Put what was begun in its place and drop the oldest; None when nothing was begun, or
+        the learner has not written its part yet."""
+        if self._begun is None or not (self._begun[0] / LEARNER).is_dir():
+            return None
+        (draft, path), self._begun = self._begun, None
+        finish_checkpoint(draft, path)
         best = self._path(self.best_step) if self.best_step is not None else None
         for old in self._all()[self._keep :]:
             if old != best:
                 logger.info("dropping checkpoint %s", old)
                 shutil.rmtree(old)
         return path
+
+    def _drop_draft(self) -> None:
+        """Of a learner that was lost before it had written its part."""
+        if self._begun is not None:
+            logger.warning("%s was never written whole; it is dropped", self._begun[1])
+            shutil.rmtree(self._begun[0], ignore_errors=True)
+            self._begun = None
 
     def note_reward(self, reward: float, *, step: int) -> None:
         """Of a held-out evaluation; the checkpoint of the best step so far is never dropped."""
@@ -100,10 +129,20 @@ class Checkpoints:
 def write_checkpoint(
     path: Path, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
 ) -> None:
-    """Write the folder under a hidden name, then rename it; replaces one that is there.
+    """Write the folder whole, with a learner that has written when it returns; replaces one that
+    is there. Raises LearnerError, see `begin_checkpoint`."""
+    draft = begin_checkpoint(path, state=state, config=config, save_learner=save_learner)
+    finish_checkpoint(draft, path)
 
-    `save_learner` returns the version that it saved. Raises LearnerError when that is not the
-    frontier's: an update was cut short between its step and its broadcast.
+
+def begin_checkpoint(
+    path: Path, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
+) -> Path:
+    """The hidden folder beside `path` that everything is written into.
+
+    `save_learner` returns the version that it saves; its folder appears when it is whole. Raises
+    LearnerError when that is not the frontier's version: an update was cut short between its step
+    and its broadcast.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: after Ctrl-C the learner may still write into an earlier draft.
@@ -124,6 +163,11 @@ def write_checkpoint(
     write_json_atomic(draft / FRONTIER, frontier)
     write_groups(draft / GROUPS, state.finished)
     save_config(config, draft / "config.yaml")
+    return draft
+
+
+def finish_checkpoint(draft: Path, path: Path) -> None:
+    """The manifest, and the rename."""
     write_json_atomic(draft / MANIFEST, {"files": file_sizes(draft)})
     put_folder_in_place(draft, path)
 

@@ -141,8 +141,12 @@ class Controller:
         self.run(self._recover(lost))
 
     def save_learner(self, folder: str) -> int:
-        """The version that was saved; see `frontier_state`."""
+        """The version that is saved; see `frontier_state`. Writing it may go on: `finish_save`."""
         return self.run(self._learner.save(folder))
+
+    def finish_save(self) -> None:
+        """Return when the learner's last save is whole. Raises LearnerError."""
+        self.run(self._learner.saved())
 
     def advance(self, steps: int = 1) -> tuple[StepReport, ...]:
         """Return when that many optimizer steps are done and their weights are applied. They are

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from cluster.algorithm import GRPO, GRPOConfig, RayLearner
 from cluster.checkpoints import Checkpoints
@@ -68,20 +67,25 @@ class System:
         try:
             while self.step < config.steps:
                 self.algorithm.train()
+                self.checkpoints.finish()
                 report = self.controller.last_report
                 assert report is not None
                 on_step(report)
-                due = self.step % config.checkpoint_every == 0 or self.step == config.steps
+                last = self.step == config.steps
+                due = last or self.step % config.checkpoint_every == 0
                 if due or self.checkpoints.best_step == self.step:
                     try:
-                        self.checkpoint()
+                        self.begin_checkpoint()
+                        if last:
+                            self.finish_checkpoint()
                     except LearnerLostError as error:
                         self.controller.recover(error)
         except KeyboardInterrupt:
             logger.warning("interrupted after step %s; writing a checkpoint", self.step)
             self.controller.stop()
             try:
-                self.checkpoint()
+                self.begin_checkpoint()
+                self.finish_checkpoint()
             except LearnerError as error:
                 logger.warning("%s", error)
             raise
@@ -104,12 +108,20 @@ class System:
             logger.warning("the tools' counts are lost: %s", error)
             return None
 
-    def checkpoint(self) -> Path:
-        return self.checkpoints.save(
+    def begin_checkpoint(self) -> None:
+        """One of this step, written while training goes on. Waits for the one before, and raises
+        LearnerError when that could not be written."""
+        self.finish_checkpoint()
+        self.checkpoints.begin(
             state=self.controller.frontier_state,
             config=self.config,
             save_learner=self.controller.save_learner,
         )
+
+    def finish_checkpoint(self) -> None:
+        """Wait until the last one is whole. Raises LearnerError."""
+        self.controller.finish_save()
+        self.checkpoints.finish()
 
 
 @contextmanager

@@ -61,6 +61,9 @@ class LocalLearner:
     async def save(self, folder: str) -> int:
         return await asyncio.to_thread(self._learner.save, folder)
 
+    async def saved(self) -> None:
+        """At once: `save` has written it."""
+
     async def load(self, folder: str) -> None:
         await asyncio.to_thread(self._learner.load, folder)
 

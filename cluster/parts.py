@@ -57,7 +57,12 @@ class RemoteLearner(Protocol):
         ...
 
     async def save(self, folder: str) -> int:
-        """Policy and resumable state; returns the version that was saved."""
+        """Policy and resumable state; the version that is saved. It may be written while other
+        calls go on: `saved` waits."""
+        ...
+
+    async def saved(self) -> None:
+        """Return when the last save is whole. Raises LearnerError when it could not be."""
         ...
 
     async def load(self, folder: str) -> None: ...

@@ -14,6 +14,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,31 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time, on a thread of its own, while training goes on.
+
+    What it is given must not change any more: copies of the weights, in host memory.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def start(
+        self, folder: Path, *, state: TrainState, write_policy: Callable[[Path], None]
+    ) -> None:
+        """Only after `wait`."""
+        self._writing = self._thread.submit(
+            save_checkpoint, folder, state=state, write_policy=write_policy
+        )
+
+    def wait(self) -> None:
+        """Return when the last one is whole; raises what its writing ended with, once."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
 
 def load_checkpoint(folder: Path) -> TrainState:

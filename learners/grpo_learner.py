@@ -27,10 +27,10 @@ from envs.chat import ChatFormat
 from learners import peers
 from learners.advantage import NoSignal, advantages_of, whiten
 from learners.batch import MicroBatch, build_micro_batch
-from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save_checkpoint
+from learners.checkpoint import CheckpointWriter, TrainState, load_checkpoint, policy_folder
 from learners.engine import TrainEngine, warmup_lr
 from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
-from learners.model import load_policy, load_reference, load_weights, save_policy
+from learners.model import host_copy, load_policy, load_reference, load_weights, save_policy
 from learners.objectives.aggregation import normaliser
 from learners.packing import plan_packs
 from learners.publish import WeightPublisher
@@ -61,6 +61,7 @@ class GrpoLearner:
             snapshot_every=config.learner.snapshot_every,
             store=store,
         )
+        self._writer = CheckpointWriter()
         self._reference = load_reference(config) if self._settings.kl_coef else None
         self.version = 0
 
@@ -85,22 +86,38 @@ class GrpoLearner:
             return self._publisher.publish(self._policy.lm.state_dict(), version=self.version)
 
     def save(self, folder: str) -> int:
-        """Of several learners all have to be asked, and the first one writes."""
-        with boundary(LearnerError, "save"), self._engine.full_weights():
-            state = TrainState(
-                step=self._engine.step_count,
-                version=self.version,
-                tensors=self._engine.state_tensors(),
-            )
-            if peers.rank() == 0:
-                save_checkpoint(
-                    Path(folder),
-                    state=state,
-                    write_policy=lambda path: save_policy(
-                        self._policy.lm, path, base_path=self._config.policy.path
-                    ),
-                )
+        self.begin_save(folder)
+        self.finish_save()
         return self.version
+
+    def begin_save(self, folder: str) -> int:
+        """Copy what a checkpoint holds and write it while training goes on; the version that is
+        being saved. Waits for the save before, and raises what that one failed with.
+
+        Of several learners all have to be asked, and the first one writes.
+        """
+        with boundary(LearnerError, "save"):
+            peers.together(self._writer.wait)
+            with self._engine.full_weights():
+                state = TrainState(
+                    step=self._engine.step_count,
+                    version=self.version,
+                    tensors=self._engine.state_tensors(),
+                )
+                if peers.rank() == 0:
+                    write_policy = partial(
+                        save_policy,
+                        self._policy.lm,
+                        base_path=self._config.policy.path,
+                        weights=host_copy(self._policy.lm.state_dict()),
+                    )
+                    self._writer.start(Path(folder), state=state, write_policy=write_policy)
+        return self.version
+
+    def finish_save(self) -> None:
+        """Return when the last checkpoint is whole. Raises LearnerError when it could not be."""
+        with boundary(LearnerError, "save"):
+            self._writer.wait()
 
     def load(self, folder: str) -> None:
         """Go on from a checkpoint, bit for bit on a CPU. Raises ConfigError for a torn one."""

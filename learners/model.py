@@ -6,6 +6,7 @@ when the folder holds no Qwen3-VL model.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -98,9 +99,25 @@ def load_reference(config: Config) -> PolicyModel:
     return reference.to(config.learner.device)
 
 
-def save_policy(lm: Qwen3VLForConditionalGeneration, folder: Path, *, base_path: str) -> None:
-    """Weights and config, and the tokenizer and processor files of `base_path` as they are."""
-    lm.save_pretrained(folder)
+def host_copy(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies that training does not touch; tensors that share memory (a tied head) still do."""
+    copies: dict[int, torch.Tensor] = {}
+    for tensor in tensors.values():
+        if tensor.data_ptr() not in copies:
+            copies[tensor.data_ptr()] = tensor.detach().to("cpu", copy=True)
+    return {name: copies[tensor.data_ptr()] for name, tensor in tensors.items()}
+
+
+def save_policy(
+    lm: Qwen3VLForConditionalGeneration,
+    folder: Path,
+    *,
+    base_path: str,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Weights (of `lm`, or these in their place) and config, and the tokenizer and processor files
+    of `base_path` as they are."""
+    lm.save_pretrained(folder, state_dict=weights)
     base = Path(cached_file(base_path, "config.json")).parent
     for file in sorted(base.iterdir()):
         if file.suffix in _SIDE_SUFFIXES and file.name not in _MODEL_FILES:

@@ -66,8 +66,11 @@ class GrpoRllibLearner(TorchLearner):
         node fetches each of them once, for all its workers."""
         return self._grpo.publish() if peers.rank() == 0 else None
 
-    def save(self, folder: str) -> int:
-        return self._grpo.save(folder)
+    def begin_save(self, folder: str) -> int:
+        return self._grpo.begin_save(folder)
+
+    def finish_save(self) -> None:
+        self._grpo.finish_save()
 
     def load(self, folder: str) -> None:
         self._grpo.load(folder)

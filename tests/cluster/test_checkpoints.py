@@ -39,6 +39,37 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert load_config(str(path / "config.yaml")) == Config()
 
 
+def begin(checkpoints: Checkpoints, step: int) -> Path:
+    """The folder that the learner has not written yet."""
+    folders: list[str] = []
+
+    def save_learner(folder: str) -> int:
+        folders.append(folder)
+        return step
+
+    checkpoints.begin(state=state(step), config=Config(), save_learner=save_learner)
+    return Path(folders[0])
+
+
+def test_one_appears_when_the_learner_has_written_its_part(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.finish() is None
+    before = save(checkpoints, 1)
+    folder = begin(checkpoints, 2)
+    assert checkpoints.finish() is None
+    assert checkpoints.latest() == before
+    saver(2)(str(folder))
+    assert checkpoints.finish() == checkpoints.latest() == tmp_path / "step_000002"
+    assert checkpoints.finish() is None
+
+
+def test_one_that_was_never_written_makes_way_for_the_next(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    begin(checkpoints, 1)
+    save(checkpoints, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002"]
+
+
 def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):

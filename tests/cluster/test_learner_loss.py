@@ -53,6 +53,9 @@ class MortalLearner:
     async def save(self, folder: str) -> int:
         return self._call("save").save(folder)
 
+    async def saved(self) -> None:
+        """At once: `save` has written it."""
+
     async def load(self, folder: str) -> None:
         self._call("load").load(folder)
 

@@ -205,6 +205,9 @@ class ScheduledLearner:
     async def save(self, folder: str) -> int:
         return self._alive.save(folder)
 
+    async def saved(self) -> None:
+        """At once: `save` has written it."""
+
     async def load(self, folder: str) -> None:
         self._alive.load(folder)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.config import Config, build_config
 from core.errors import ConfigError, FidelityError, LearnerError
@@ -16,6 +17,7 @@ from core.sections.learner import LearnerConfig
 from envs.chat import ChatFormat
 from learners import engine, head
 from learners.advantage import NoSignal, group_advantages
+from learners.checkpoint import load_checkpoint, policy_folder
 from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner, select_samples
 from learners.receive import WeightReceiver
@@ -204,6 +206,33 @@ def test_a_saved_policy_is_a_folder_that_transformers_loads(world: World, tmp_pa
     loaded = HfPolicy(tmp_path / "saved" / "policy").model.state_dict()
     assert all(torch.equal(loaded[name], trained[name]) for name in trained)
     ChatFormat.load(tmp_path / "saved" / "policy")
+
+
+def test_a_save_holds_the_moment_it_was_asked_for(world: World, tmp_path: Path) -> None:
+    groups = world.groups()
+    with world.learner() as learner:
+        learner.update(groups)
+        asked = {name: tensor.clone() for name, tensor in weights_of(learner).items()}
+        assert learner.begin_save(str(tmp_path / "one")) == 1
+        learner.update(groups)  # on the weights that are being written
+        assert learner.begin_save(str(tmp_path / "two")) == 2
+        learner.finish_save()
+        learner.load(str(tmp_path / "one"))
+        assert all(torch.equal(weights, asked[n]) for n, weights in weights_of(learner).items())
+    saved, later = (load_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert (saved.version, later.version) == (1, 2)
+    head = "master/lm.model.language_model.embed_tokens.weight"
+    assert not torch.equal(saved.tensors[head], later.tensors[head])
+    weights = load_file(policy_folder(tmp_path / "one") / "model.safetensors")
+    assert "lm_head.weight" not in weights, "the tied head is written once"
+
+
+def test_a_save_that_fails_is_told_when_it_is_waited_for(world: World, tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    with world.learner() as learner:
+        learner.begin_save(str(tmp_path / "a file" / "checkpoint"))
+        with pytest.raises(LearnerError, match="save: "):
+            learner.finish_save()
 
 
 def test_stale_tokens_are_weighted_and_later_steps_keep_their_anchor(world: World) -> None:

@@ -82,7 +82,8 @@ def test_a_learner_group_updates_publishes_saves_and_loads(
         assert all(other.metrics == report.metrics for other in others)
         assert report.version == 1
         assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
-        ask(group, "save", str(tmp_path / "saved"))
+        ask(group, "begin_save", str(tmp_path / "saved"))
+        ask(group, "finish_save")
         trained = receive(*ask(group, "publish"))
         ask(group, "load", str(tmp_path / "saved"))
         latest, payload = ask(group, "publish")

@@ -1,5 +1,6 @@
 import json
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from core.errors import ConfigError
 from learners.checkpoint import (
+    CheckpointWriter,
     TrainState,
     find_damage,
     latest_checkpoint,
@@ -57,6 +59,35 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "last", state=state, write_policy=full_disk)
     assert load_checkpoint(tmp_path / "last").step == 3
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    writer, go_on = CheckpointWriter(), threading.Event()
+
+    def write_policy(path: Path) -> None:
+        assert go_on.wait(timeout=10)
+        (path / "model.safetensors").write_text("weights")
+
+    state = TrainState(step=3, version=2, tensors={})
+    writer.start(tmp_path / "last", state=state, write_policy=write_policy)
+    assert not (tmp_path / "last").exists()
+    go_on.set()
+    writer.wait()
+    assert load_checkpoint(tmp_path / "last").step == 3
+
+
+def test_an_error_of_the_writing_thread_comes_out_once(tmp_path: Path) -> None:
+    writer = CheckpointWriter()
+
+    def full_disk(path: Path) -> None:
+        raise OSError("no space left on device")
+
+    state = TrainState(step=3, version=2, tensors={})
+    writer.start(tmp_path / "last", state=state, write_policy=full_disk)
+    with pytest.raises(OSError, match="no space"):
+        writer.wait()
+    writer.wait()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_latest_whole_checkpoint_is_found_and_torn_ones_are_named(
