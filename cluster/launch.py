@@ -16,10 +16,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from cluster.algorithm import GRPO, GRPOConfig, RayLearner
-from cluster.checkpoints import Checkpoints
+from cluster.checkpoints import LEARNER, Checkpoints
 from cluster.controller import Controller
 from cluster.evaluate import EvalResult
 from cluster.grading import Grader
+from cluster.hub import HubUploads, hub_uploads
 from cluster.memory_fit import refuse_too_little_memory
 from cluster.parts import LearnerLostError
 from cluster.placement import demands, refuse_what_cannot_fit
@@ -36,6 +37,7 @@ from core.records import Task
 from core.stacks import write_stall
 from envs.tasks import open_heldout_tasks, open_train_tasks
 from envs.toolbox import ToolCounters
+from learners.checkpoint import policy_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class System:
     checkpoints: Checkpoints
     recorder: JsonlRecorder
     services: Services
+    hub: HubUploads | None
 
     @property
     def step(self) -> int:
@@ -67,7 +70,7 @@ class System:
         try:
             while self.step < config.steps:
                 self.algorithm.train()
-                self.checkpoints.finish()
+                self._put_in_place()
                 report = self.controller.last_report
                 assert report is not None
                 on_step(report)
@@ -121,7 +124,13 @@ class System:
     def finish_checkpoint(self) -> None:
         """Wait until the last one is whole. Raises LearnerError."""
         self.controller.finish_save()
-        self.checkpoints.finish()
+        self._put_in_place()
+
+    def _put_in_place(self) -> None:
+        """The checkpoint that was begun, if the learner has written its part."""
+        path = self.checkpoints.finish()
+        if path is not None and self.hub is not None:
+            self.hub.add(policy_folder(path / LEARNER), name=path.name)
 
 
 @contextmanager
@@ -132,6 +141,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
     """
     run_dir = config.run_dir.resolve()
     with ExitStack() as stack:
+        hub = stack.enter_context(hub_uploads(config))
         stack.enter_context(ray_session(config))
         _refuse_what_cannot_fit(config)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -163,6 +173,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
             checkpoints=checkpoints,
             recorder=recorder,
             services=services,
+            hub=hub,
         )
 
 

@@ -76,6 +76,9 @@ class TrainConfig(Section):
     """The last ones."""
     keep_best: bool = True
     """Also the one with the best held-out reward (`eval.every`), which is then always written."""
+    push_to_hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """A repository of the Hugging Face Hub ("name/policy") that gets the policy of every
+    checkpoint; the token stands in HF_TOKEN. None: nothing is uploaded."""
 
 
 class EvalConfig(Section):
