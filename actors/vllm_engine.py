@@ -31,6 +31,8 @@ from actors.vllm_requests import (
 from core.config import Config
 from core.protocols import Generated, GenerateRequest, ImageStore
 from core.records import WeightUpdate
+from learners.flat import DTYPES
+from learners.lora import BaseWeights
 from learners.receive import WeightReceiver
 
 
@@ -55,6 +57,7 @@ class VllmEngine:
         self._request_numbers = itertools.count()
         self._counts = EngineCounts()
         self._receiver = WeightReceiver()
+        self._base = BaseWeights(config.policy.path, dtype=DTYPES[config.policy.dtype])
         args = engine_args(config)
         self._thread = EngineThread(
             lambda: _start(args, policy_version=policy_version),
@@ -93,7 +96,7 @@ class VllmEngine:
         Raises InfraError; after one that comes from loading (not from checking) the engine is
         closed, because its weights are then neither old nor new.
         """
-        tensors = await asyncio.to_thread(self._receiver.receive_chain, updates, payloads)
+        tensors = await asyncio.to_thread(self._weights, updates, payloads)
 
         def load(engine: LLMEngine) -> None:
             self._load(engine, tensors, version=updates[-1].version)
@@ -112,6 +115,13 @@ class VllmEngine:
     async def aclose(self) -> None:
         """Shut the engine down. Requests in flight fail with InfraError."""
         await asyncio.to_thread(self._thread.close)
+
+    def _weights(
+        self, updates: Sequence[WeightUpdate], payloads: Sequence[Sequence[np.ndarray]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        tensors = self._receiver.receive_chain(updates, payloads)
+        scale = updates[-1].lora_scale
+        return tensors if scale is None else self._base.add(tensors, scale=scale)
 
     def _load(
         self, engine: LLMEngine, tensors: Iterator[tuple[str, torch.Tensor]], *, version: int

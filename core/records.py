@@ -423,6 +423,9 @@ class WeightUpdate:
     manifest: tuple[TensorSpec, ...]
     chunks: tuple[WeightChunk, ...]
     """In order and without gaps; together the whole flat buffer."""
+    lora_scale: float | None = None
+    """None: the tensors are the policy's weights. A number: they are factors of what is added to
+    the weights of version 0, times this (learners/lora.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

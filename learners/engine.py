@@ -148,7 +148,7 @@ class TrainEngine:
         except KeyError as error:
             raise ConfigError(
                 f"the checkpoint's state has no {error}; it was made with another policy, "
-                "or with another learner.freeze_vision"
+                "or with another learner.freeze_vision or lora_rank"
             ) from error
         torch.set_rng_state(tensors["rng"])
 

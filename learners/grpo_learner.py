@@ -12,6 +12,7 @@ reports num_samples == 0.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,15 @@ from learners.batch import MicroBatch, build_micro_batch
 from learners.checkpoint import CheckpointWriter, TrainState, load_checkpoint, policy_folder
 from learners.engine import TrainEngine, warmup_lr
 from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
-from learners.model import host_copy, load_policy, load_reference, load_weights, save_policy
+from learners.model import (
+    adapters,
+    host_copy,
+    load_policy,
+    load_reference,
+    load_weights,
+    plain_weights,
+    save_policy,
+)
 from learners.objectives.aggregation import normaliser
 from learners.packing import plan_packs
 from learners.publish import WeightPublisher
@@ -56,7 +65,7 @@ class GrpoLearner:
         self._policy = load_policy(config)
         self._engine = TrainEngine(self._policy, config=self._settings)
         self._publisher = WeightPublisher(
-            dtype=config.policy.dtype,
+            dtype=config.policy.dtype if config.learner.lora_rank is None else "float32",
             mode=config.learner.broadcast,
             snapshot_every=config.learner.snapshot_every,
             store=store,
@@ -81,9 +90,14 @@ class GrpoLearner:
         )
 
     def publish(self) -> tuple[WeightUpdate, tuple[Any, ...]]:
-        """All weights, the tied head among them, in the rollout's dtype."""
+        """All weights, the tied head among them, in the rollout's dtype; of a policy with adapters
+        these alone, in float32."""
         with boundary(LearnerError, "publish"), self._engine.full_weights():
-            return self._publisher.publish(self._policy.lm.state_dict(), version=self.version)
+            scale = self._settings.lora_scale
+            lm = self._policy.lm
+            tensors = lm.state_dict() if scale is None else adapters(lm)
+            update, payload = self._publisher.publish(tensors, version=self.version)
+            return replace(update, lora_scale=scale), payload
 
     def save(self, folder: str) -> int:
         self.begin_save(folder)
@@ -109,7 +123,7 @@ class GrpoLearner:
                         save_policy,
                         self._policy.lm,
                         base_path=self._config.policy.path,
-                        weights=host_copy(self._policy.lm.state_dict()),
+                        weights=host_copy(plain_weights(self._policy.lm)),
                     )
                     self._writer.start(Path(folder), state=state, write_policy=write_policy)
         return self.version
@@ -124,7 +138,7 @@ class GrpoLearner:
         with boundary(LearnerError, "load"):
             state = load_checkpoint(Path(folder))
             with self._engine.full_weights(write=True):
-                load_weights(self._policy.lm, policy_folder(Path(folder)))
+                load_weights(self._policy.lm, policy_folder(Path(folder)), state.tensors)
             self._engine.load_state(state.tensors, step_count=state.step)
             self.version = state.version
             self._publisher.forget()

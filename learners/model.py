@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
@@ -19,11 +21,15 @@ from core.errors import ConfigError
 from learners.attention import PACKED
 from learners.batch import MicroBatch
 from learners.head import token_scores
+from learners.lora import merged
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
 """The vision tower takes image by image as it is."""
+
+_FACTOR = ".default.weight"
+"""Ends the names that peft gives to factors."""
 
 _MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 """Written with the weights; every other small file belongs to tokenizer and processor."""
@@ -88,6 +94,8 @@ def load_policy(config: Config) -> PolicyModel:
     lm.train()
     if settings.freeze_vision:
         lm.model.visual.requires_grad_(False)
+    if settings.lora_rank is not None:
+        _add_adapters(lm, config)
     if settings.checkpoints_gradients:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     return PolicyModel(lm)
@@ -95,8 +103,45 @@ def load_policy(config: Config) -> PolicyModel:
 
 def load_reference(config: Config) -> PolicyModel:
     """The same weights, frozen, on the learner's device."""
-    reference = load_policy(config).requires_grad_(False)
+    plain = config.model_copy(
+        update={"learner": config.learner.model_copy(update={"lora_rank": None})}
+    )
+    reference = load_policy(plain).requires_grad_(False)
     return reference.to(config.learner.device)
+
+
+def _add_adapters(lm: Qwen3VLForConditionalGeneration, config: Config) -> None:
+    """Nothing but these is trained. They add nothing yet: B is zero."""
+    settings = config.learner
+    assert settings.lora_rank is not None
+    lm.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        inject_adapter_in_model(
+            LoraConfig(
+                r=settings.lora_rank,
+                lora_alpha=settings.lora_alpha,
+                target_modules=rf".*language_model.*\.({'|'.join(settings.lora_targets)})",
+            ),
+            lm,
+        )
+
+
+def adapters(lm: Qwen3VLForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """The factors under the names of learners/lora.py; empty without LoRA."""
+    return {
+        name.removesuffix(_FACTOR): tensor
+        for name, tensor in lm.state_dict().items()
+        if name.endswith(_FACTOR)
+    }
+
+
+def plain_weights(lm: Qwen3VLForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """A state dict as if there were no adapters: what they add is in the weights."""
+    state = lm.state_dict()
+    base = {n.replace(".base_layer", ""): t for n, t in state.items() if not n.endswith(_FACTOR)}
+    scales = [m.scaling["default"] for m in lm.modules() if isinstance(m, LoraLayer)]
+    return dict(merged(base, adapters(lm), scale=scales[0])) if scales else base
 
 
 def host_copy(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -113,10 +158,10 @@ def save_policy(
     folder: Path,
     *,
     base_path: str,
-    weights: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, torch.Tensor],
 ) -> None:
-    """Weights (of `lm`, or these in their place) and config, and the tokenizer and processor files
-    of `base_path` as they are."""
+    """These weights and the config of `lm`, and the tokenizer and processor files of `base_path` as
+    they are."""
     lm.save_pretrained(folder, state_dict=weights)
     base = Path(cached_file(base_path, "config.json")).parent
     for file in sorted(base.iterdir()):
@@ -124,8 +169,24 @@ def save_policy(
             shutil.copyfile(file, folder / file.name)
 
 
-def load_weights(lm: Qwen3VLForConditionalGeneration, folder: Path) -> None:
-    """Copy a saved policy's weights into `lm`, in place: an engine already holds its tensors."""
+def load_weights(
+    lm: Qwen3VLForConditionalGeneration, folder: Path, masters: Mapping[str, torch.Tensor]
+) -> None:
+    """Copy a saved policy's weights into `lm`, in place: an engine already holds its tensors.
+
+    Of a policy with adapters these alone, out of the `masters` of its checkpoint: the folder has
+    them added to the weights. Raises ConfigError when there are none.
+    """
+    if factors := adapters(lm):
+        for name, tensor in factors.items():
+            master = f"master/lm.{name}{_FACTOR}"
+            if master not in masters:
+                raise ConfigError(
+                    f"the checkpoint has no {master}; it was made with another policy, or with "
+                    "another learner.lora_rank or lora_targets"
+                )
+            tensor.copy_(masters[master])
+        return
     saved = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=lm.dtype)
     with torch.no_grad():
         lm.load_state_dict(saved.state_dict())

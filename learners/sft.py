@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from learners.checkpoint import (
     save_checkpoint,
 )
 from learners.engine import TrainEngine, cosine_lr
-from learners.model import load_policy, load_weights, save_policy
+from learners.model import load_policy, load_weights, plain_weights, save_policy
 from learners.packing import plan_packs
 from learners.samples import build_sample
 
@@ -128,7 +129,7 @@ class _Trainer:
             return
         state = load_checkpoint(last)
         with self._engine.full_weights(write=True):
-            load_weights(self._policy.lm, policy_folder(last))
+            load_weights(self._policy.lm, policy_folder(last), state.tensors)
         self._engine.load_state(state.tensors, step_count=state.step)
         logger.info("fine-tuning goes on after step %s of %s", state.step, last)
 
@@ -178,8 +179,11 @@ class _Trainer:
             save_checkpoint(
                 self.checkpoint,
                 state=TrainState(step=self.step, version=0, tensors=self._engine.state_tensors()),
-                write_policy=lambda path: save_policy(
-                    self._policy.lm, path, base_path=self._config.policy.path
+                write_policy=partial(
+                    save_policy,
+                    self._policy.lm,
+                    base_path=self._config.policy.path,
+                    weights=plain_weights(self._policy.lm),
                 ),
             )
         prune_checkpoints(self._folder, keep=self._config.train.keep_checkpoints)

@@ -28,6 +28,7 @@ MAY_IMPORT = {
             "rewards",
             "learners.receive",
             "learners.flat",
+            "learners.lora",
             "numpy",
             "PIL",
             "pydantic",

@@ -63,6 +63,14 @@ class LearnerConfig(Section):
     """Keep one activation per layer and compute the layer again in the backward pass: a third more
     compute for a fraction of the memory. None: on a GPU only."""
     freeze_vision: bool = True
+    lora_rank: int | None = Field(None, ge=1)
+    """Train adapters of this rank (LoRA) on the language model instead of its weights, and send
+    these alone to the rollout workers. None: train the weights."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """What an adapter adds is multiplied by lora_alpha / lora_rank."""
+    lora_targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
     broadcast: Literal["auto", "dense", "delta"] = "auto"
     """How weights reach the rollout workers. "delta" sends the bits that changed since the last
     time, without loss; "auto" does so when few changed."""
@@ -79,6 +87,20 @@ class LearnerConfig(Section):
                 "learner.zero_stage=1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _adapters_leave_vision_alone(self) -> Self:
+        if self.lora_rank is not None and not self.freeze_vision:
+            raise ValueError(
+                "learner.freeze_vision=false needs learner.lora_rank=null: adapters are added to "
+                "the language model alone"
+            )
+        return self
+
+    @property
+    def lora_scale(self) -> float | None:
+        """What the product of an adapter's factors is multiplied by; None: no adapters."""
+        return None if self.lora_rank is None else self.lora_alpha / self.lora_rank
 
     @property
     def checkpoints_gradients(self) -> bool:

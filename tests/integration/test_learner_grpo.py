@@ -20,6 +20,7 @@ from learners.advantage import NoSignal, group_advantages
 from learners.checkpoint import load_checkpoint, policy_folder
 from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner, select_samples
+from learners.lora import BaseWeights
 from learners.receive import WeightReceiver
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
@@ -321,3 +322,58 @@ def test_another_models_state_is_refused(world: World, tmp_path: Path) -> None:
         learner.save(str(tmp_path / "frozen"))
     with world.learner(freeze_vision=False) as learner, pytest.raises(ConfigError, match="freeze"):
         learner.load(str(tmp_path / "frozen"))
+
+
+LORA = {"lora_rank": 4, "lora_alpha": 8.0, "lr": 5e-3}
+
+
+def merged_weights_of(learner: GrpoLearner, world: World) -> dict[str, torch.Tensor]:
+    """What a rollout worker loads."""
+    update, payload = learner.publish()
+    assert update.lora_scale == 2.0
+    factors = WeightReceiver().receive(update, payload)
+    base = BaseWeights(str(world.folder), dtype=torch.float32)
+    return dict(base.add(factors, scale=update.lora_scale))
+
+
+def test_adapters_alone_are_trained_and_sent(world: World) -> None:
+    before = HfPolicy(world.folder).model.state_dict()
+    with world.learner(**LORA) as learner:
+        first = merged_weights_of(learner, world)
+        assert all(torch.equal(first[name], before[name]) for name in before)
+        for seed in range(3):
+            # On the policy's own probabilities: the learner's, seen through the merged weights.
+            oracle = HfPolicy(world.folder)
+            oracle.model.load_state_dict(merged_weights_of(learner, world))
+            groups = make_oracle_groups(
+                oracle, world.chat, world.store, scores=SCORES, seed=seed, version=seed
+            )
+            report = learner.update(groups)
+            assert report.metrics["learner/logprob_diff/text_max"] < 1e-4
+            assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
+        sent = sum(part.nbytes for part in learner.publish()[1])
+        trained = merged_weights_of(learner, world)
+    assert sent < 0.1 * sum(tensor.nbytes for tensor in before.values())
+    changed = {name for name in before if not torch.equal(trained[name], before[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")}
+
+
+def test_adapters_are_resumed_and_their_policy_is_a_plain_folder(
+    world: World, tmp_path: Path
+) -> None:
+    steps = [world.groups(seed=seed) for seed in range(3)]
+    with world.learner(**LORA) as learner:
+        learner.update(steps[0])
+        learner.save(str(tmp_path / "saved"))
+        saved = merged_weights_of(learner, world)
+        learner.update(steps[1])
+        expected = merged_weights_of(learner, world)
+    plain = HfPolicy(tmp_path / "saved" / "policy").model.state_dict()
+    assert all(torch.equal(plain[name], saved[name]) for name in plain)
+    with world.learner(**LORA) as learner:
+        learner.load(str(tmp_path / "saved"))
+        learner.update(steps[1])
+        resumed = merged_weights_of(learner, world)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    with world.learner() as learner, pytest.raises(ConfigError, match="lora_rank"):
+        learner.load(str(tmp_path / "saved"))
