@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from actors.runtime_env import worker_env
@@ -18,6 +19,7 @@ from core.config import Config, build_config
 from core.errors import InfraError
 from core.protocols import Generated, GenerateRequest
 from core.records import Completion, FinishReason, RolloutId, Sampling, SeenImage, WeightUpdate
+from learners import lora
 from learners.publish import WeightPublisher
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
@@ -304,6 +306,31 @@ async def test_dense_and_delta_updates_in_flight_give_the_same_numbers(
             logprobs[mode].append(turn.completion.logprobs)
         await asyncio.gather(*busy)
     assert logprobs["dense"] == logprobs["delta"], "to the last bit"
+
+
+async def test_adapters_are_added_to_the_weights_that_the_engine_started_with(
+    engine: "VllmEngine", folder: Path
+) -> None:
+    """Three updates of the factors alone, the later ones as deltas, each with the version before
+    undone."""
+    first = HfPolicy(folder).model.state_dict()
+    publisher = WeightPublisher(dtype="float32", mode="delta", snapshot_every=9)
+    for number in range(3):
+        generator = torch.Generator().manual_seed(number)
+        factors = {}
+        for name, weight in first.items():
+            if "language_model" in name and name.endswith("_proj.weight"):
+                rows, columns = weight.shape
+                module = name.removesuffix(".weight")
+                factors[module + lora.A] = 0.1 * torch.randn(4, columns, generator=generator)
+                factors[module + lora.B] = 0.1 * torch.randn(rows, 4, generator=generator)
+        oracle = HfPolicy(folder)
+        oracle.model.load_state_dict(dict(lora.merged(first, factors, scale=0.5)))
+        update, payload = publisher.publish(factors, version=engine.policy_version + 1)
+        await engine.apply_weights([dataclasses.replace(update, lora_scale=0.5)], [payload])
+        turn = await engine.generate(make_request(oracle, oracle.encode(TASK)))
+        assert difference(oracle, turn).max() < TOLERANCE
+    assert difference(HfPolicy(folder), turn).max() > 100 * TOLERANCE
 
 
 async def test_an_update_that_does_not_fit_is_refused_and_changes_nothing(
