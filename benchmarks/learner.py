@@ -1,7 +1,7 @@
 """One GRPO update of a 282 M policy on a long-tailed batch with images: ours, and other ways.
 
     python -m benchmarks.learner --json
-    python -m benchmarks.learner --json --quick                  an eighth of the lengths
+    python -m benchmarks.learner --json --quick                  a sixteenth of the lengths
     python -m benchmarks.learner --json --only ours,padded
 
 Every way (benchmarks/learner_ways.py) runs in a process of its own, in turn, on all cores: its peak
@@ -31,7 +31,8 @@ from benchmarks.overview import machine
 from learners.model import DTYPES
 
 WAYS = ("ours", "ours_no_share", "padded", "one_by_one", "trl")
-MICRO_BATCHES = (8, 4, 2, 1)
+QUICK = 16
+"""What the lengths of the quick batch are divided by."""
 SPARE_GIB = 2.0
 """Memory of the machine that a way may not have."""
 MATMULS = ((2048, 2048, 2048), (4096, 1024, 4096), (512, 1024, 151_936))
@@ -41,21 +42,23 @@ MATMULS = ((2048, 2048, 2048), (4096, 1024, 4096), (512, 1024, 151_936))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="only the JSON line")
-    parser.add_argument("--quick", action="store_true", help="an eighth of the lengths")
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the lengths")
     parser.add_argument("--only", default=",".join(WAYS), help="some of the ways")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
-    parser.add_argument("--max-rows", type=int, default=8, help="padded rows that are timed")
+    parser.add_argument("--max-rows", type=int, default=1, help="padded rows that are timed")
+    parser.add_argument("--micro-batches", default="8,4,2,1", help="of ways that pad")
     parser.add_argument("--trl-python", default=sys.executable, help="one that has TRL")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--micro-batch", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="keep the policy here for the next run")
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(run_way(arguments)))
         return
     with tempfile.TemporaryDirectory(prefix="learner-") as name:
-        arguments.folder = Path(name)
-        build_policy(arguments.folder / "policy")
+        arguments.folder = arguments.folder or Path(name)
+        if not (arguments.folder / "policy").is_dir():
+            build_policy(arguments.folder / "policy")
         result = compare(arguments)
     if not arguments.json:
         print(json.dumps(result, indent=2))
@@ -89,7 +92,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def largest(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """At the largest micro-batch that fits; ways that do not pad have none."""
-    for micro_batch in MICRO_BATCHES if way == "padded" else (1,):
+    for micro_batch in micro_batches(arguments) if way == "padded" else [1]:
         found = in_a_process(way, arguments, micro_batch=micro_batch)
         if "error" not in found:
             return found
@@ -99,7 +102,7 @@ def largest(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def trl_at_its_best(arguments: argparse.Namespace) -> dict[str, Any]:
     """The order of micro-batches on the quick batch; the first of them that fits."""
     speeds: dict[int, float] = {}
-    for micro_batch in MICRO_BATCHES:
+    for micro_batch in micro_batches(arguments):
         found = in_a_process("trl", arguments, micro_batch=micro_batch, quick=True)
         if "error" in found:
             return found
@@ -152,8 +155,12 @@ def run_way(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def micro_batches(arguments: argparse.Namespace) -> list[int]:
+    return [int(size) for size in arguments.micro_batches.split(",")]
+
+
 def lengths_of(arguments: argparse.Namespace) -> list[int]:
-    return [length // 8 if arguments.quick else length for length in LENGTHS]
+    return [length // QUICK if arguments.quick else length for length in LENGTHS]
 
 
 def available_gib() -> float:

@@ -28,7 +28,7 @@ from envs.images import FileImageStore
 from learners.grpo_learner import GrpoLearner, select_samples
 from learners.model import DTYPES
 
-WARM_UP = (1000, 700)
+WARM_UP = (400, 300)
 """Lengths of a small update that comes first: what is made once is made there."""
 PAD_ID = 0
 GIB = 2**30

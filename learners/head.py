@@ -17,6 +17,10 @@ PLAIN_LOGITS = 2**25
 """Most logits that the plain way may hold (128 MiB in float32)."""
 CHUNK_ROWS = 512
 """Rows at a time; fewer make the sum over chunks of the weight's gradient the larger part."""
+BLOCK_ROWS = 8
+"""Rows of a chunk whose softmax is taken at a time, so that they stay in the processor's cache."""
+BANNED = -1e30
+"""A logit whose probability is 0, and which times 0 is still a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +66,21 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         total, entropy = torch.empty_like(chosen), torch.empty_like(chosen)
-        for rows in _chunks(len(hidden)):
-            logits = _logits(hidden[rows], weight, temperature, banned)
-            total[rows] = logits.logsumexp(dim=-1)
-            chosen[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - total[rows]
-            logprobs = logits.sub_(total[rows, None])
-            p = logprobs.exp()
-            # A banned log-prob is -inf with p = 0, and 0 x -inf is no number.
-            entropy[rows] = -p.mul_(logprobs.index_fill_(1, banned, 0.0)).sum(dim=-1)
+        chunk = _Chunk(hidden, weight)
+        for rows in _chunks(len(hidden), CHUNK_ROWS):
+            logits = chunk.logits(hidden[rows], weight, temperature, banned)
+            for part in _blocks(logits):
+                block = logits[part]
+                highest = block.amax(dim=-1, keepdim=True)
+                here = slice(rows.start + part.start, rows.start + part.start + len(block))
+                own = block.gather(1, targets[here, None]) - highest
+                p = block.sub_(highest).exp()
+                mass = p.sum(dim=-1)
+                log_mass = mass.log()
+                total[here] = highest.squeeze(1) + log_mass
+                chosen[here] = own.squeeze(1) - log_mass
+                # -sum p log p with p = e^x / mass.
+                entropy[here] = log_mass - block.mul_(p).sum(dim=-1) / mass
         ctx.save_for_backward(hidden, weight, targets, banned, total)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
@@ -84,11 +95,14 @@ class _FusedHead(torch.autograd.Function):
         d_weight = (
             torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         )
-        for rows in _chunks(len(hidden)):
-            up = upstream[rows, None]
-            d_logits = _logits(hidden[rows], weight, ctx.temperature, banned)
-            d_logits.sub_(total[rows, None]).exp_().mul_(-up)
-            d_logits.scatter_add_(1, targets[rows, None], up)
+        chunk = _Chunk(hidden, weight)
+        for rows in _chunks(len(hidden), CHUNK_ROWS):
+            d_logits = chunk.logits(hidden[rows], weight, ctx.temperature, banned)
+            for part in _blocks(d_logits):
+                block = d_logits[part]
+                here = slice(rows.start + part.start, rows.start + part.start + len(block))
+                block.sub_(total[here, None]).exp_().mul_(-upstream[here, None])
+            d_logits.scatter_add_(1, targets[rows, None], upstream[rows, None])
             d_logits = d_logits.to(weight.dtype)
             if d_hidden is not None:
                 d_hidden[rows] = d_logits @ weight
@@ -101,8 +115,34 @@ class _FusedHead(torch.autograd.Function):
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + CHUNK_ROWS) for start in range(0, count, CHUNK_ROWS)]
+class _Chunk:
+    """Memory for the logits of one chunk, used again for the next: fresh memory costs more than
+    the arithmetic on it."""
+
+    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor) -> None:
+        rows = min(CHUNK_ROWS, len(hidden))
+        self._logits = hidden.new_empty(rows, len(weight), dtype=torch.float32)
+
+    def logits(
+        self, hidden: torch.Tensor, weight: torch.Tensor, temperature: float, banned: torch.Tensor
+    ) -> torch.Tensor:
+        logits = self._logits[: len(hidden)]
+        if weight.dtype == torch.float32:
+            torch.mm(hidden, weight.T, out=logits)
+        else:
+            logits.copy_(hidden @ weight.T)
+        if temperature != 1.0:
+            logits.div_(temperature)
+        return logits.index_fill_(1, banned, BANNED)
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _blocks(logits: torch.Tensor) -> list[slice]:
+    """A GPU has no use for small ones: the whole chunk is one."""
+    return _chunks(len(logits), BLOCK_ROWS if logits.device.type == "cpu" else len(logits))
 
 
 def _logits(
