@@ -24,6 +24,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from actors.engines import engine_type
 from actors.image_models import references_of_an_answer
 from actors.stats import EngineStats
 from core.config import Config
@@ -38,9 +39,6 @@ from envs.prompts import system_prompt
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from actors.vllm_async import AsyncVllmEngine
-    from actors.vllm_engine import VllmEngine
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
             max_references=max_references,
             max_tool_s=ours.tools.episode_deadline_s,
         )
-        self._engine = _engine_type(ours)(ours, images=self._images, stop_ids=[self._chat.stop_id])
+        self._engine = engine_type(ours)(ours, images=self._images, stop_ids=[self._chat.stop_id])
 
     async def run(
         self, task: Task, rollout_id: RolloutId, mode: Mode = "train"
@@ -176,14 +174,3 @@ class RolloutWorker(EnvRunner, Checkpointable):
         except InfraError:
             logger.exception("the engine is dead; this worker ends, for Ray to start it again")
             os._exit(1)  # sys.exit() would only end the coroutine
-
-
-def _engine_type(config: Config) -> "type[VllmEngine | AsyncVllmEngine]":
-    """Imported here and not at the top: the driver imports this module too, and vLLM is slow."""
-    if config.rollout.tensor_parallel == 1:
-        from actors.vllm_engine import VllmEngine
-
-        return VllmEngine
-    from actors.vllm_async import AsyncVllmEngine
-
-    return AsyncVllmEngine

@@ -9,6 +9,9 @@ Imports no torch and no ray: a command imports what it runs.
 
 import json
 import logging
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +23,7 @@ from cluster.console import Overrides, Recipe, clear_errors, console
 from cluster.corpus_commands import corpus_app
 from cluster.quiet import quiet_ray
 from cluster.signals import stopped_like_ctrl_c
-from core.config import Config, load_config
+from core.config import Config, default_environment, load_config, ray_address
 from core.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -118,9 +121,15 @@ def compare(
 def doctor(
     recipe: Recipe = "nano",
     overrides: Overrides = None,
+    mismatch: Annotated[
+        Path | None,
+        typer.Option(help="Ask of this checkpoint alone: do rollout and learner agree?"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Say what a recipe lacks on this machine, and how to mend it."""
+    if mismatch is not None:
+        raise typer.Exit(_compare_engines(mismatch, recipe, overrides or (), as_json=as_json))
     from cluster.doctor import diagnose
     from cluster.machine import inspect_machine
     from cluster.views import draw_checks
@@ -191,7 +200,12 @@ def nano_build(
 
 def _train(config: Config, *, recipe: str, fresh: bool) -> None:
     _get_ready(config, recipe=recipe, fresh=fresh)
+    from cluster.plan import plan_or_none
     from cluster.run import train_run
+    from cluster.views import draw_memory
+
+    if (plan := plan_or_none(config, recipe=recipe)) is not None:
+        console.print(draw_memory(plan))
 
     summary = train_run(config, resume=not fresh, console=console)
     console.print(f"report: {summary.with_name('report.html').resolve()}")
@@ -216,11 +230,47 @@ def _get_ready(config: Config, *, recipe: str, fresh: bool) -> None:
         )
 
 
-def _show_plan(config: Config, recipe: str) -> None:
-    from cluster.plan import make_plan
-    from cluster.views import draw_plan
+def _compare_engines(
+    checkpoint: Path, recipe: str, overrides: Sequence[str], *, as_json: bool
+) -> int:
+    """The exit code of `doctor --mismatch`."""
+    from actors.runtime_env import worker_env
+    from cluster.run_folder import policy_of_checkpoint
 
-    console.print(draw_plan(make_plan(config, recipe=recipe)))
+    with clear_errors():
+        path = policy_of_checkpoint(checkpoint)
+        config = load_config(recipe, overrides=[*overrides, f"policy.path={path}"])
+        for name, value in worker_env(config).items():
+            default_environment(name, value)  # before the engines' libraries are imported
+        with redirect_stdout(sys.stderr):  # engines log to where the answer goes
+            from cluster.mismatch import check_mismatch, mismatch_json
+
+            found = {"checkpoint": str(path), **mismatch_json(check_mismatch(config))}
+    from cluster.views import draw_mismatch
+
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        console.print(draw_mismatch(found))
+    return 0 if found["ok"] else 1
+
+
+def _show_plan(config: Config, recipe: str) -> None:
+    """And whether it fits here; a plan for another machine is no error."""
+    from cluster.doctor import check_gpus, check_host_memory
+    from cluster.machine import inspect_machine
+    from cluster.plan import make_plan
+    from cluster.views import draw_checks, draw_plan
+
+    plan, machine = make_plan(config, recipe=recipe), inspect_machine(config.run_dir)
+    joined = ray_address(config)
+    console.print(draw_plan(plan))
+    console.print("\non this machine", style="bold")
+    fits = (
+        check_gpus(config, plan, machine, joined=joined),
+        check_host_memory(plan, machine, joined=joined),
+    )
+    console.print(draw_checks(fits))
 
 
 if __name__ == "__main__":

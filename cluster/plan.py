@@ -5,7 +5,7 @@ source (a formula, a measurement, a publication, or "assumed"). Pure arithmetic:
 machine and loads no model. Raises ConfigError when a model's size cannot be known.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from actors.image_models import is_api
@@ -43,6 +43,14 @@ class Plan:
     @property
     def num_cpus(self) -> float:
         return sum(place.count * place.cpus for place in self.placements)
+
+    @property
+    def memory_by_place(self) -> dict[str, float]:
+        """Bytes of each kind of process, e.g. "learner (host)"."""
+        places: dict[str, float] = defaultdict(float)
+        for figure in self.memory:
+            places[figure.where] += figure.value
+        return dict(places)
 
     @property
     def host_bytes(self) -> float:

@@ -1,4 +1,4 @@
-"""The doctor's findings, a plan, a comparison and an audit, drawn for a person."""
+"""The doctor's findings, a plan, a comparison, a mismatch and an audit, drawn for a person."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,6 +43,12 @@ def draw_plan(plan: Plan) -> RenderableType:
     )
 
 
+def draw_memory(plan: Plan) -> RenderableType:
+    """One line, for the start of a run."""
+    places = (f"{where} {size / 2**30:.3g}" for where, size in plan.memory_by_place.items())
+    return Text(f"planned memory, GiB: {', '.join(places)}", "dim")
+
+
 def draw_comparison(found: Comparison) -> RenderableType:
     table = Table("metric", found.a, found.b, "difference", "95% interval", "n")
     for line in found.lines:
@@ -71,6 +77,20 @@ def draw_audit(found: Mapping[str, Any]) -> RenderableType:
             if bad:
                 table.add_row("", Text(", ".join(map(str, found["found"][name]))))
     return table
+
+
+def draw_mismatch(found: Mapping[str, Any]) -> RenderableType:
+    """`found` is what `cluster.mismatch.mismatch_json` gives."""
+    table = Table("|learner - rollout| of log-probs", "tokens", "mean", "max")
+    for name, title in (
+        ("text", "text"),
+        ("after_image", "after an image"),
+        ("blanked", "the same, its pixels blanked"),
+    ):
+        one = found[name]
+        table.add_row(title, str(one["num_tokens"]), f"{one['mean']:.3g}", f"{one['max']:.3g}")
+    problems = [Text(problem, "bold red") for problem in found["problems"]]
+    return Group(table, *(problems or [Text("rollout and learner agree", "green")]))
 
 
 def _placement_table(plan: Plan) -> Table:

@@ -50,6 +50,16 @@ def test_the_published_recipe_is_planned_here() -> None:
         assert word in result.output
 
 
+def test_a_plan_says_what_does_not_fit_here() -> None:
+    result = gensearcher("train", "--recipe", "gen-searcher-8b", "--plan", "rollout.num_workers=99")
+
+    text = result.output.replace("\n", " ")
+    assert result.exit_code == 0, "it may be a plan for another machine"
+    assert "on this machine" in text
+    assert "200 GPUs of" in text
+    assert "GiB are needed, this machine has" in text
+
+
 def test_a_plan_follows_the_overrides() -> None:
     result = gensearcher("train", "--recipe", "gen-searcher-8b", "--plan", "rollout.num_workers=1")
 

@@ -216,6 +216,15 @@ def test_the_published_recipe_is_planned_on_any_machine() -> None:
     assert math.isclose(plan.step_s, sum(f.value for f in plan.seconds))
 
 
+def test_memory_is_added_up_by_place() -> None:
+    plan = make_plan(load_config("gen-searcher-8b"), recipe="gen-searcher-8b")
+
+    places = plan.memory_by_place
+    host = sum(size for where, size in places.items() if where.endswith("(host)"))
+    assert host == pytest.approx(plan.host_bytes)
+    assert {"learner (host)", "learner, its GPU", "rollout, per GPU"} <= set(places)
+
+
 def test_every_figure_names_its_formula_and_its_source() -> None:
     plan = make_plan(load_config("gen-searcher-8b"), recipe="gen-searcher-8b")
 
