@@ -1,14 +1,20 @@
 """One GRPO update of a 282 M policy on a long-tailed batch with images: ours, and other ways.
 
     python -m benchmarks.learner --json
-    python -m benchmarks.learner --json --quick                  a sixteenth of the lengths
+    python -m benchmarks.learner --json --quick                  a quarter of the lengths
     python -m benchmarks.learner --json --only ours,padded
+    python -m benchmarks.learner --json --keep-activations       more memory for less work
 
 Every way (benchmarks/learner_ways.py) runs in a process of its own, in turn, on all cores: its peak
-memory is its own. A way that pads runs at the largest micro-batch whose memory suffices; TRL at the
-one that is fastest on the quick batch. `tokens_per_s` counts the tokens of the trajectories, so
-neither padding nor a prompt that is computed once; `gflops` the work that an update cannot do
-without, and `matmul_fraction` that as a share of the fastest matrix product of the same run.
+memory is its own. A way that pads runs at the largest micro-batch that fits in memory, TRL at the
+one that is fastest on short rows. All padded rows are equally long, so `--max-rows` of them are
+timed and the time is scaled (`timed_share`). Either every way computes its layers a second time in
+the backward pass, which is TRL's default, or none does.
+
+    tokens_per_s     tokens of the trajectories: padding and a prompt's second time do not count
+    over_state_gib   what the update took on top of weights, gradients and optimizer state
+    gflops           the work that an update cannot do without, per second
+    matmul_fraction  that as a share of the fastest matrix product of the same run
 """
 
 import argparse
@@ -31,8 +37,8 @@ from benchmarks.overview import machine
 from learners.model import DTYPES
 
 WAYS = ("ours", "ours_no_share", "padded", "one_by_one", "trl")
-QUICK = 16
-"""What the lengths of the quick batch are divided by."""
+QUICK, SHORT = 4, 16
+"""What lengths are divided by for --quick, and where TRL's micro-batches are compared."""
 SPARE_GIB = 2.0
 """Memory of the machine that a way may not have."""
 MATMULS = ((2048, 2048, 2048), (4096, 1024, 4096), (512, 1024, 151_936))
@@ -42,7 +48,8 @@ MATMULS = ((2048, 2048, 2048), (4096, 1024, 4096), (512, 1024, 151_936))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="only the JSON line")
-    parser.add_argument("--quick", action="store_true", help="a sixteenth of the lengths")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the lengths")
+    parser.add_argument("--keep-activations", action="store_true", help="compute no layer twice")
     parser.add_argument("--only", default=",".join(WAYS), help="some of the ways")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
     parser.add_argument("--max-rows", type=int, default=1, help="padded rows that are timed")
@@ -50,8 +57,10 @@ def main() -> None:
     parser.add_argument("--trl-python", default=sys.executable, help="one that has TRL")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--micro-batch", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--divide", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="keep the policy here for the next run")
     arguments = parser.parse_args()
+    arguments.divide = arguments.divide or (QUICK if arguments.quick else 1)
     if arguments.way:
         print(json.dumps(run_way(arguments)))
         return
@@ -75,7 +84,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
         "dtype": arguments.dtype,
-        "threads": torch.get_num_threads(),
+        "recompute": not arguments.keep_activations,
         "lengths": lengths,
         "matmul_gflops": round(peak, 1),
     }
@@ -100,10 +109,10 @@ def largest(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def trl_at_its_best(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The order of micro-batches on the quick batch; the first of them that fits."""
+    """The fastest micro-batch on short rows that fits."""
     speeds: dict[int, float] = {}
     for micro_batch in micro_batches(arguments):
-        found = in_a_process("trl", arguments, micro_batch=micro_batch, quick=True)
+        found = in_a_process("trl", arguments, micro_batch=micro_batch, divide=SHORT)
         if "error" in found:
             return found
         speeds[micro_batch] = found["tokens_per_s"]
@@ -111,18 +120,19 @@ def trl_at_its_best(arguments: argparse.Namespace) -> dict[str, Any]:
         found = in_a_process("trl", arguments, micro_batch=micro_batch)
         if "error" not in found:
             break
-    return found | {"quick_tokens_per_s": speeds}
+    return found | {"short_tokens_per_s": speeds}
 
 
 def in_a_process(
-    way: str, arguments: argparse.Namespace, *, micro_batch: int, quick: bool = False
+    way: str, arguments: argparse.Namespace, *, micro_batch: int, divide: int | None = None
 ) -> dict[str, Any]:
     """What the way says of itself, or {"error": why it could not}."""
     command = [
         arguments.trl_python if way == "trl" else sys.executable,
         *("-m", "benchmarks.learner", "--way", way, "--folder", str(arguments.folder)),
         *("--micro-batch", str(micro_batch), "--max-rows", str(arguments.max_rows)),
-        *("--dtype", arguments.dtype, *(["--quick"] if quick or arguments.quick else [])),
+        *("--dtype", arguments.dtype, "--divide", str(divide or arguments.divide)),
+        *(["--keep-activations"] if arguments.keep_activations else []),
     ]
     env = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count()), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -142,6 +152,7 @@ def run_way(arguments: argparse.Namespace) -> dict[str, Any]:
         micro_batch=arguments.micro_batch,
         max_rows=arguments.max_rows,
         share_prefix=arguments.way == "ours",
+        recompute=not arguments.keep_activations,
     )
     if arguments.way == "trl":
         from benchmarks.learner_trl import trl
@@ -160,7 +171,7 @@ def micro_batches(arguments: argparse.Namespace) -> list[int]:
 
 
 def lengths_of(arguments: argparse.Namespace) -> list[int]:
-    return [length // QUICK if arguments.quick else length for length in LENGTHS]
+    return [length // arguments.divide for length in LENGTHS]
 
 
 def available_gib() -> float:

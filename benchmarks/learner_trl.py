@@ -61,8 +61,7 @@ def _trainer(model: Any, work: Work) -> GRPOTrainer:
         epsilon_high=settings.clip_high,
         beta=0.0,
         loss_type="dapo",
-        # The fastest that TRL does: with its default every layer is computed a second time.
-        gradient_checkpointing=False,
+        gradient_checkpointing=settings.checkpoints_gradients,
     )
     trainer = GRPOTrainer(
         model=model,

@@ -73,9 +73,21 @@ Update = Callable[[Group], Done]
 
 
 def open_work(
-    folder: Path, *, dtype: str, micro_batch: int, max_rows: int, share_prefix: bool
+    folder: Path,
+    *,
+    dtype: str,
+    micro_batch: int,
+    max_rows: int,
+    share_prefix: bool,
+    recompute: bool,
 ) -> Work:
-    learner = {"dtype": dtype, "lr": 1e-6, "warmup_steps": 0, "share_prefix": share_prefix}
+    learner = {
+        "dtype": dtype,
+        "lr": 1e-6,
+        "warmup_steps": 0,
+        "share_prefix": share_prefix,
+        "gradient_checkpointing": recompute,
+    }
     return Work(
         config=build_config({"policy": {"path": str(folder / "policy")}, "learner": learner}),
         chat=ChatFormat.load(folder / "policy"),
@@ -162,6 +174,8 @@ def load_plain(work: Work) -> tuple[Qwen3VLForConditionalGeneration, torch.optim
         attn_implementation="sdpa",
     ).train()
     model.model.visual.requires_grad_(False)
+    if work.config.learner.checkpoints_gradients:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     trained = [p for p in model.parameters() if p.requires_grad]
     return model, torch.optim.AdamW(trained, lr=work.config.learner.lr, fused=True)
 

@@ -25,7 +25,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def open_tiny(folder: Path, *, max_rows: int = 8, share_prefix: bool = True) -> Work:
     return open_work(
-        folder, dtype="float32", micro_batch=2, max_rows=max_rows, share_prefix=share_prefix
+        folder,
+        dtype="float32",
+        micro_batch=2,
+        max_rows=max_rows,
+        share_prefix=share_prefix,
+        recompute=share_prefix,
     )
 
 
