@@ -244,12 +244,13 @@ def check_corpus(config: Config) -> CheckResult:
 
 
 def checkpoint_gib(config: Config) -> float:
-    """Policy, master weights and Adam's two moments of one checkpoint; 0.0 if not known."""
+    """Policy, and masters and Adam's two moments of what is trained; 0.0 if not known."""
     try:
         policy = policy_size(config.policy.path)
     except ConfigError:
         return 0.0
-    return policy.params * (BYTES[config.policy.dtype] + 3 * 4) / GIB
+    state = 3 * 4 * policy.trained_params(config.learner)
+    return (policy.params * BYTES[config.policy.dtype] + state) / GIB
 
 
 def check_key(name: str, variable: str, user: str) -> CheckResult:

@@ -30,7 +30,9 @@ def refuse_too_little_memory(plan: Plan, *, nodes: Sequence[Mapping[str, float]]
     for figure in plan.memory:
         needs[figure.where].append(figure)
     if largest:  # a node that was started without a size is believed
-        _refuse("learner (host)", needs["learner (host)"], largest, "the largest node offers Ray")
+        learners = next(place.count for place in plan.placements if place.role == "learner")
+        nodes_of = "the largest node offers" if learners == 1 else f"{learners} such nodes offer"
+        _refuse("learner (host)", needs["learner (host)"], learners * largest, f"{nodes_of} Ray")
     known = [size for node in nodes for size in _gpu_gib(node)]
     if known and None not in known:
         most = max(size for size in known if size is not None) * GIB

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
+from core.sections.learner import LearnerConfig
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -28,11 +29,20 @@ class PolicySize:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
+    linears: Mapping[str, int]
+    """Name of each matrix of a layer -> its input and output widths, added up."""
     source: str
 
     @property
     def params(self) -> int:
         return self.text_params + self.vision_params
+
+    def trained_params(self, learner: LearnerConfig) -> int:
+        """Of the adapters alone with LoRA: rank x (input + output) for each matrix."""
+        if learner.lora_rank is not None:
+            widths = sum(self.linears.get(name, 0) for name in learner.lora_targets)
+            return self.num_layers * learner.lora_rank * widths
+        return self.text_params if learner.freeze_vision else self.params
 
     def kv_bytes_per_token(self, *, dtype: str) -> int:
         """Keys and values of every layer."""
@@ -141,12 +151,23 @@ def size_of_policy_config(config: Mapping[str, Any], *, source: str) -> PolicySi
             num_kv_heads=text["num_key_value_heads"],
             head_dim=text["head_dim"],
             vocab_size=text["vocab_size"],
+            linears=_linears(text),
             source=source,
         )
     except KeyError as error:
         raise ConfigError(
             f"policy.path: {source} has no {error}; it must be that of a Qwen3-VL model"
         ) from error
+
+
+def _linears(text: Mapping[str, Any]) -> dict[str, int]:
+    hidden, head = text["hidden_size"], text["head_dim"]
+    queries, keys = (text[f"num_{kind}_heads"] * head for kind in ("attention", "key_value"))
+    mlp = hidden + text["intermediate_size"]
+    return {
+        **{"q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys},
+        **{"o_proj": queries + hidden, "gate_proj": mlp, "up_proj": mlp, "down_proj": mlp},
+    }
 
 
 def _count_text(text: Mapping[str, Any], *, tied: bool) -> int:

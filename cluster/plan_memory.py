@@ -44,7 +44,7 @@ def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
 def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     """Weights, gradients and optimizer in host memory; activations where the compute is."""
     learner = config.learner
-    trained = policy.text_params if learner.freeze_vision else policy.params
+    trained = policy.trained_params(learner)
     width = BYTES[learner.dtype]
     where = "learner (host)"
     source = f"{policy.source}; ZeRO's partitions"
@@ -127,7 +127,7 @@ def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
         formula = f"2 of {policy.num_layers} layers at a time, {width} B a parameter"
         source = f"{policy.source}; prefetch of one layer assumed"
         return _memory(where, "streamed weights", value, formula, source)
-    trained = policy.text_params if config.learner.freeze_vision else policy.params
+    trained = policy.trained_params(config.learner)
     value = (policy.params + trained) * width
     formula = f"({policy.params:,} + {trained:,} trained) x {width} B; zero_stage 3 streams them"
     return _memory(where, "weights and gradients", value, formula, f"{policy.source}; ZeRO")

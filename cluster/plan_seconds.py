@@ -110,7 +110,7 @@ def _judge_seconds(config: Config) -> Figure:
 def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> Figure:
     learner = config.learner
     tokens = num_episodes(config) * shape.context_tokens
-    trained = policy.text_params if learner.freeze_vision else policy.params
+    trained = policy.trained_params(learner)
     count = learner.num_learners
     adam = trained * rates.ADAM_S_PER_PARAM.value * learner.updates_per_step / count
     if learner.device == "cpu":

@@ -126,6 +126,20 @@ def test_frozen_vision_needs_neither_gradient_nor_optimizer() -> None:
     assert find(figures, "learner (host)", "optimizer").value == 8 * policy.text_params
 
 
+def test_adapters_alone_are_trained_with_lora() -> None:
+    """Rank 3, 2 layers; in + out: q 16, k 12, v 12, o 16, gate, up and down 24 each."""
+    policy = small_policy()
+    config = config_of(learner={"lora_rank": 3})
+
+    figures = learner_memory(config, policy)
+
+    trained = 3 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
+    assert find(figures, "learner (host)", "optimizer").value == 8 * trained
+    assert find(figures, "learner (host)", "weights").value == 4 * policy.params
+    only = config_of(learner={"lora_rank": 3, "lora_targets": ["q_proj"]})
+    assert policy.trained_params(only.learner) == 3 * 2 * 16
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_reference_of_a_kl_is_one_more_copy_where_the_compute_is(device: str) -> None:
     policy = small_policy()
