@@ -3,7 +3,8 @@
 Tasks have ordinals 0, 1, 2, ... Each is admitted once, and ends exactly once:
 
     consumed   its group was part of a learner step
-    filtered   its members all scored the same, or whatever else leaves no gradient
+    filtered   its members all scored the same, too many are masked, or whatever else leaves no
+               gradient by the agent's own doing
     failed     fewer than two members could be scored, by faults of ours
 
 Filtered and failed ones are replaced by the next ordinals. A batch is the `groups_per_step` oldest
@@ -125,7 +126,8 @@ class Frontier:
             return None
         del self._under_way[ordinal]
         self._ends_without_gradient += 1
-        return Ending.FAILED if len(group.scored) < 2 else Ending.FILTERED
+        with_score = [m for m in group.members if isinstance(m.outcome, Score)]
+        return Ending.FAILED if len(with_score) < 2 else Ending.FILTERED
 
     def take_batch(self) -> tuple[Group, ...] | None:
         """The oldest groups under way, if all of them are finished; they stay under way until

@@ -21,7 +21,7 @@ def refuse_to_starve(
     kinds = Counter(endings[-in_a_row:])
     raise EmptyBatchesError(
         f"{in_a_row} groups in a row held no gradient "
-        f"({kinds[Ending.FILTERED]} with equal scores, {kinds[Ending.FAILED]} failed; "
+        f"({kinds[Ending.FILTERED]} with equal or masked scores, {kinds[Ending.FAILED]} failed; "
         f"failures by stage: {dict(failures) or 'none'}); raise "
         "train.group_size or rollout.temperature, or give easier tasks"
     )

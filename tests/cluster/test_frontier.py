@@ -1,5 +1,7 @@
 """The frontier: every ordinal ends once, batches keep their order, staleness keeps its bound."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from cluster.frontier import Ending, Frontier, FrontierState
 from core.errors import GensearcherError
 from core.records import Group
-from tests.builders import make_group, make_task
+from tests.builders import make_failure, make_group, make_member, make_task
 
 GOOD, EQUAL, BROKEN = [0.0, 1.0], [0.5, 0.5], [0.5]
 
@@ -56,6 +58,20 @@ def test_groups_without_gradient_are_replaced_by_the_next_ordinals() -> None:
     batch = frontier.take_batch()
     assert batch is not None
     assert [g.task.ordinal for g in batch] == [2, 3]
+
+
+def test_masked_members_are_no_fault_of_ours() -> None:
+    frontier = make_frontier()
+    frontier.aim(1)
+    admit_all(frontier)
+    found = group(0, [0.0, 0.5, 1.0])
+    masked = tuple(replace(member, masked=True) for member in found.members[1:])
+    too_few = replace(found, members=(found.members[0], *masked))
+    assert frontier.finish(too_few) is Ending.FILTERED
+    lost = make_member(make_failure(), index=1)
+    assert frontier.finish(replace(group(1, [0.5]), members=(found.members[0], lost))) is (
+        Ending.FAILED
+    )
 
 
 def test_the_oldest_groups_are_consumed_first() -> None:
