@@ -7,7 +7,9 @@ which the receiver makes the very same bits. The other end is learners/receive.p
 ValueError for tensors that are not floating point.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +25,8 @@ MAX_DELTA_DENSITY = 0.05
 _BLOCK_WORDS = 2**18
 """Words that are compared at once; they stay in the processor's cache."""
 _SAMPLED_BLOCKS = 64
+_NUM_THREADS = min(4, os.cpu_count() or 1)
+"""Chunks that are packed, hashed and stored at the same time: the rollout workers wait for them."""
 
 
 class WeightPublisher:
@@ -37,14 +41,16 @@ class WeightPublisher:
         store: Callable[[np.ndarray], Any] = np.copy,
     ) -> None:
         """`dtype`: "float32" or "bfloat16". Every `snapshot_every`-th update is dense in any mode.
-        `store` takes each array of the payload away, since its memory is used again."""
+        `store` takes each array of the payload away, since its memory is used again; several
+        threads call it."""
         self._dtype = dtype
         self._mode = mode
         self._snapshot_every = snapshot_every
         self._store = store
         self._manifest: tuple[TensorSpec, ...] = ()
         self._flat = np.zeros(0, np.uint8)
-        self._scratch = np.empty(_BLOCK_WORDS, WORDS[dtype])
+        self._word = WORDS[dtype]
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="publish")
         self._version: int | None = None
         self._since_snapshot = 0
 
@@ -63,23 +69,25 @@ class WeightPublisher:
         base = self._version if self._sends_delta(state_dict) else None
         self._version = None  # until this ends well, the buffer is of no version
         write = self._write_all if base is None else self._write_changed
-        chunks: list[WeightChunk] = []
-        payload: list[Any] = []
-        for members in cut(manifest):
+
+        def send(members: Sequence[TensorSpec]) -> tuple[WeightChunk, Any]:
             start, stop = members[0].offset, end_of(members[-1])
             wire = write(state_dict, members)
             on_wire = checksum(wire)
             whole = on_wire if base is None else checksum(self._flat[start:stop])
-            chunks.append(
-                WeightChunk(start=start, stop=stop, checksum=whole, wire_checksum=on_wire)
-            )
-            payload.append(self._store(wire))
+            chunk = WeightChunk(start=start, stop=stop, checksum=whole, wire_checksum=on_wire)
+            return chunk, self._store(wire)
+
+        sent = list(self._threads.map(send, cut(manifest)))
         self._version = version
         self._since_snapshot = 0 if base is None else self._since_snapshot + 1
         update = WeightUpdate(
-            version=version, base_version=base, manifest=manifest, chunks=tuple(chunks)
+            version=version,
+            base_version=base,
+            manifest=manifest,
+            chunks=tuple(chunk for chunk, _ in sent),
         )
-        return update, tuple(payload)
+        return update, tuple(stored for _, stored in sent)
 
     def _sends_delta(self, state_dict: Mapping[str, torch.Tensor]) -> bool:
         if self._version is None or self._since_snapshot + 1 >= self._snapshot_every:
@@ -92,9 +100,10 @@ class WeightPublisher:
         """Share of changed words, from blocks all over the buffer."""
         blocks = [(spec, at) for spec in self._manifest for at in _block_starts(spec)]
         sampled = blocks[:: max(1, len(blocks) // _SAMPLED_BLOCKS)]
+        scratch = np.empty(_BLOCK_WORDS, self._word)
         changed = total = 0
         for spec, at in sampled:
-            new, old = self._compare(state_dict[spec.name], spec, at)
+            new, old = self._compare(state_dict[spec.name], spec, at, scratch)
             changed += int(np.count_nonzero(new != old))
             total += new.size
         return changed / max(1, total)
@@ -118,25 +127,27 @@ class WeightPublisher:
         self, state_dict: Mapping[str, torch.Tensor], members: Sequence[TensorSpec]
     ) -> np.ndarray:
         """The chunk's delta; the buffer is brought up to date on the way."""
+        scratch = np.empty(_BLOCK_WORDS, self._word)
         positions: list[np.ndarray] = []
         differences: list[np.ndarray] = []
         for spec in members:
-            first = (spec.offset - members[0].offset) // self._scratch.itemsize
+            first = (spec.offset - members[0].offset) // self._word.itemsize
             for at in _block_starts(spec):
-                new, old = self._compare(state_dict[spec.name], spec, at)
+                new, old = self._compare(state_dict[spec.name], spec, at, scratch)
                 changed = np.flatnonzero(new != old)
                 positions.append(changed + (first + at))
                 differences.append(new[changed] - old[changed])
                 old[changed] = new[changed]
-        return delta.encode(_joined(positions, np.int64), _joined(differences, self._scratch.dtype))
+        return delta.encode(_joined(positions, np.int64), _joined(differences, self._word))
 
     def _compare(
-        self, tensor: torch.Tensor, spec: TensorSpec, at: int
+        self, tensor: torch.Tensor, spec: TensorSpec, at: int, scratch: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The bits of one block of a tensor, now and in the buffer; the latter can be written."""
-        whole = self._flat[spec.offset : spec.offset + num_bytes(spec)].view(self._scratch.dtype)
+        """The bits of one block of a tensor, now (in `scratch`) and in the buffer, which can be
+        written."""
+        whole = self._flat[spec.offset : spec.offset + num_bytes(spec)].view(self._word)
         old = whole[at : at + _BLOCK_WORDS]
-        new = self._scratch[: old.size]
+        new = scratch[: old.size]
         block = tensor.detach().reshape(-1)[at : at + _BLOCK_WORDS]
         torch.from_numpy(new.view(np.uint8)).view(DTYPES[self._dtype]).copy_(block)
         return new, old
