@@ -47,6 +47,9 @@ class JudgeActor:
     async def judge_text(self, task: Task, answer: Answer) -> TextVerdict:
         return await self._judge.judge_text(task=task, answer=answer)
 
+    async def spent_usd(self) -> float:
+        return await self._judge.spent_usd()
+
 
 class JudgeClient:
     """Implements core.protocols.Judge over a `JudgeActor`."""
@@ -58,6 +61,7 @@ class JudgeClient:
         self._name = name
         self._prompt_sha = prompt_sha
         self._deadline_s = deadline_s
+        self._spent_usd = self._spent_before_usd = 0.0
 
     @property
     def name(self) -> str:
@@ -74,6 +78,14 @@ class JudgeClient:
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
         verdict: TextVerdict = await self._ask("judge_text", task, answer)
         return verdict
+
+    async def spent_usd(self) -> float:
+        """What an actor spent between its last answer to this and its death is not known."""
+        spent_usd: float = await self._ask("spent_usd")
+        if spent_usd < self._spent_usd:  # it has been started again, and counts from nothing
+            self._spent_before_usd += self._spent_usd
+        self._spent_usd = spent_usd
+        return self._spent_before_usd + spent_usd
 
     async def _ask(self, method: str, *args: Any) -> Any:
         for times in itertools.count(1):

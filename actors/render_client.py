@@ -140,6 +140,10 @@ class RenderClient:
     def max_references(self) -> int:
         return self._max_references
 
+    @property
+    def spent_usd(self) -> float:
+        return self.counters.cost_usd
+
     async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         """The picture, from the cache or drawn. A render goes on when its caller gives up."""
         if not self._renumber:

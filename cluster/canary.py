@@ -58,6 +58,9 @@ class Canary:
         self._threshold = threshold
         self._path = baseline_path
 
+    async def spent_usd(self) -> float:
+        return await self._judge.spent_usd()
+
     async def ask(self) -> Mapping[str, float]:
         """The metrics of one asking; the first one makes the baseline."""
         scores = await asyncio.gather(*(self._score(n, row) for n, row in enumerate(self._rows)))

@@ -49,6 +49,7 @@ from cluster.groups import play_group
 from cluster.kept_groups import images_of
 from cluster.loop_thread import LoopThread
 from cluster.members import MemberRunner
+from cluster.meters import NO_METERS, Meters
 from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
 from cluster.starvation import refuse_to_starve
 from cluster.status import Status, StepReport, Tally, status_of
@@ -86,6 +87,7 @@ class Controller:
         read_engines: ReadEngines | None = None,
         dump: Dump | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        meters: Meters = NO_METERS,
     ) -> None:
         """`toolbox` is told which tasks have ended; the episodes have theirs from the pool.
         `last_checkpoint`: the folder from which to go on when the learner is lost; None: from the
@@ -94,6 +96,7 @@ class Controller:
         yet, is for a simulated clock."""
         self._config = config
         self._train_config = config.train
+        self._meters = meters
         self._tasks = tasks
         self._pool = pool
         self._toolbox = toolbox
@@ -129,6 +132,7 @@ class Controller:
     def start(self) -> None:
         """Start the loop; nothing is played before the first `advance` or `evaluate`."""
         self._thread.start()
+        self._thread.begin(self._meters.watch(self.status))
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint. Raises ConfigError for a torn one."""
@@ -309,11 +313,12 @@ class Controller:
         metrics = {
             **step_metrics(self._ended, consumed_at_version=version),
             **report.metrics,
-            **{f"seconds/{kind}": value for kind, value in self._timeline.end_step().items()},
+            **self._timeline.end_step(),
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
             "rollout/at_once": float(self._places.number),
         }
+        metrics |= await self._meters.end_step(metrics)
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
         self._release_images()
         self._ended = []

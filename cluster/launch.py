@@ -22,13 +22,17 @@ from cluster.evaluate import EvalResult
 from cluster.grading import Grader
 from cluster.hub import HubUploads, hub_uploads
 from cluster.memory_fit import refuse_too_little_memory
+from cluster.meters import RunMeters
 from cluster.parts import LearnerLostError
 from cluster.placement import demands, refuse_what_cannot_fit
 from cluster.plan import plan_or_none
+from cluster.pools import places_of
+from cluster.prometheus import PrometheusExporter
 from cluster.ray_pool import RayPool
 from cluster.ray_session import alive_nodes, ray_session
 from cluster.recorder import JsonlRecorder
 from cluster.services import Services, start_services
+from cluster.spending import Spending
 from cluster.status import Status, StepReport
 from cluster.timeline import Timeline
 from core.config import Config, save_config
@@ -52,6 +56,7 @@ class System:
     checkpoints: Checkpoints
     recorder: JsonlRecorder
     services: Services
+    spending: Spending
     hub: HubUploads | None
 
     @property
@@ -61,20 +66,27 @@ class System:
     def status(self) -> Status:
         return self.controller.status()
 
+    @property
+    def is_budget_spent(self) -> bool:
+        """By the last count, which is that of the last step or evaluation."""
+        budget_usd = self.config.train.budget_usd
+        return budget_usd is not None and self.spending.total_usd >= budget_usd
+
     def train(self, *, on_step: Callable[[StepReport], None] = lambda report: None) -> None:
-        """Train until `train.steps`. On Ctrl-C, and at the end, a checkpoint is left behind.
+        """Train until `train.steps`, or until `train.budget_usd` is spent. On Ctrl-C, and at the
+        end, a checkpoint is left behind.
 
         `on_step` is called after every step, between steps: it may evaluate.
         """
         config = self.config.train
         try:
-            while self.step < config.steps:
+            while self.step < config.steps and not self.is_budget_spent:
                 self.algorithm.train()
                 self._put_in_place()
                 report = self.controller.last_report
                 assert report is not None
                 on_step(report)
-                last = self.step == config.steps
+                last = self.step == config.steps or self.is_budget_spent
                 due = last or self.step % config.checkpoint_every == 0
                 if due or self.checkpoints.best_step == self.step:
                     try:
@@ -86,6 +98,7 @@ class System:
         except KeyboardInterrupt:
             logger.warning("interrupted after step %s; writing a checkpoint", self.step)
             self.controller.stop()
+            self.controller.run(self.spending.count())
             try:
                 self.begin_checkpoint()
                 self.finish_checkpoint()
@@ -101,6 +114,7 @@ class System:
             tasks, max_parallel=self.config.eval.max_parallel_episodes
         )
         self.recorder.flush()
+        self.controller.run(self.spending.count())
         return result
 
     def tool_counters(self) -> ToolCounters | None:
@@ -158,7 +172,8 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         stack.callback(recorder.close)
         checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
         checkpoints.clean_up()
-        controller = _controller(config, algorithm, services, recorder, checkpoints)
+        spending = Spending(run_dir, services.paid)
+        controller = _controller(config, algorithm, services, recorder, checkpoints, spending)
         stack.callback(controller.close)
         controller.start()
         algorithm.drive_with(controller)
@@ -174,6 +189,7 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
             recorder=recorder,
             services=services,
             hub=hub,
+            spending=spending,
         )
 
 
@@ -191,8 +207,9 @@ def _controller(
     services: Services,
     recorder: JsonlRecorder,
     checkpoints: Checkpoints,
+    spending: Spending,
 ) -> Controller:
-    timeline = Timeline(recorder.span)
+    timeline = Timeline(recorder.span, places=places_of(config))
     pool = RayPool(algorithm.rollout_workers)
     return Controller(
         config=config,
@@ -212,4 +229,9 @@ def _controller(
         last_checkpoint=checkpoints.latest,
         recorder=recorder,
         timeline=timeline,
+        meters=RunMeters(
+            engine_stats=pool.engine_stats,
+            spending=spending,
+            exporter=PrometheusExporter(run=config.run.name),
+        ),
     )

@@ -27,6 +27,10 @@ class LoopThread:
         """What the coroutine returns or raises; blocks the caller."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let it run beside, until it ends or the loop's tasks are cancelled."""
+        asyncio.run_coroutine_threadsafe(work, self.loop)
+
     def ask(self, question: Callable[[], T]) -> T:
         """Call `question` between two turns of the loop, so that it sees no half-done change."""
         if not self.is_running or threading.current_thread() is self._thread:

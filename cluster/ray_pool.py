@@ -14,7 +14,7 @@ up, and so is one that comes back.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,10 @@ GIVE_UP = Budget(times=10)
 
 class NoWorkersError(GensearcherError):
     """No rollout worker is left, and none will come back."""
+
+
+STATS_S = 5.0
+"""Patience with a worker that is asked for its numbers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,12 +114,16 @@ class RayPool:
             raise InfraError(f"no rollout worker could take version {update.version}")
         await self._wait_for_one()
 
+    async def engine_stats(self) -> Mapping[str, EngineStats]:
+        """Of the workers that are there, by name; one that does not answer is left out."""
+        ready = [worker for worker in self._workers if worker.ready]
+        answers = await asyncio.gather(*(_stats(worker) for worker in ready))
+        named = zip(ready, answers, strict=True)
+        return {worker.name: stats for worker, stats in named if stats is not None}
+
     async def read_engines(self) -> Sequence[EngineStats]:
-        """Of the workers that are there; one that dies meanwhile is left out."""
         await self._leave_draining_nodes()
-        stats = (worker.handle.stats.remote() for worker in self._workers if worker.ready)
-        read = await asyncio.gather(*stats, return_exceptions=True)
-        return [one for one in read if isinstance(one, EngineStats)]
+        return tuple((await self.engine_stats()).values())
 
     async def _leave_draining_nodes(self) -> None:
         draining = await asyncio.to_thread(self._draining_nodes)
@@ -204,6 +212,16 @@ class RayPool:
                 break
         async with self._returned:
             self._returned.notify_all()
+
+
+async def _stats(worker: _Worker) -> EngineStats | None:
+    try:
+        async with asyncio.timeout(STATS_S):
+            stats: EngineStats = await worker.handle.stats.remote()
+    except (RayError, TimeoutError) as error:
+        logger.info("%s tells no numbers: %s", worker.name, type(error).__name__)
+        return None
+    return stats
 
 
 async def _send(worker: _Worker, chain: Sequence[_Published]) -> None:

@@ -80,6 +80,18 @@ class Run:
         with self.wall.stage("train"):
             self.system.train(on_step=on_step)
 
+    @property
+    def why_it_stopped(self) -> str | None:
+        """One sentence; None when it was trained to the end."""
+        system, train = self.system, self.system.config.train
+        if system.step == train.steps:
+            return None
+        return (
+            f"stopped after step {system.step} of {train.steps}: the run has cost "
+            f"${system.spending.total_usd:.2f}, and train.budget_usd is {train.budget_usd:g}; "
+            "raise it, and the same command goes on from the last checkpoint"
+        )
+
     def _ask_canary(self) -> Mapping[str, float]:
         return self.system.controller.run(self.canary.ask()) if self.canary else {}
 
@@ -98,9 +110,15 @@ def train_run(config: Config, *, resume: bool, console: Console) -> Path:
             if run.system.step == 0 and "before" not in known:
                 run.evaluate("before")
             run.train(screen)
-            run.evaluate("after")
+            stopped = run.why_it_stopped
+            if stopped is None:
+                run.evaluate("after")
         tools = run.system.tool_counters()
-    summary = summary_json(config, wall=wall, peak_memory_gib=memory.peak_gib, tools=tools)
+    if stopped is not None:
+        console.print(stopped, style="yellow", highlight=False)
+    summary = summary_json(
+        config, wall=wall, peak_memory_gib=memory.peak_gib, tools=tools, stopped=stopped
+    )
     write_json_atomic(folder / SUMMARY, summary)
     write_report(folder)
     return folder / SUMMARY
@@ -113,4 +131,6 @@ def _start(
     with wall.stage("start"), console.status("starting Ray, the engines and the tools"):
         system = stack.enter_context(launch(config, resume=resume))
     canary = open_canary(config, config.run_dir.resolve(), read_keys(config))
+    if canary is not None:
+        system.spending.add_source("canary", canary.spent_usd)
     return Run(system=system, tracker=tracker, wall=wall, canary=canary)

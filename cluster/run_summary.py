@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.recorder import read_steps
-from cluster.summary import delta_json, heldout_json, load_heldouts
+from cluster.spending import read_spending
+from cluster.summary import Heldout, delta_json, heldout_json, load_heldouts
 from core.config import Config
 from envs.toolbox import ToolCounters
 
@@ -52,8 +53,10 @@ def summary_json(
     wall: WallClock,
     peak_memory_gib: float | None,
     tools: ToolCounters | None,
+    stopped: str | None = None,
 ) -> dict[str, Any]:
-    """summary.json: held-out results with intervals, and what they were made with."""
+    """summary.json: held-out results with intervals, and what they were made with; `stopped` says
+    why it did not train to the end."""
     heldouts = {heldout.when: heldout for heldout in load_heldouts(config.run_dir)}
     before, after = heldouts.get("before"), heldouts.get("after")
     sides = {name: heldout_json(h) for name, h in (("before", before), ("after", after)) if h}
@@ -63,12 +66,30 @@ def summary_json(
         "name": config.run.name,
         "heldout": sides,
         "steps": config.train.steps,
+        "stopped": stopped,
+        "dollars": dollars_json(config.run_dir, before, after),
         "wall_s": wall_json(wall, folder=config.run_dir),
         "peak_memory_gib": peak_memory_gib,
         "tools": asdict(tools) if tools else None,
         "engines": {name: version for name in ENGINES if (version := _version(name))},
         "seed": config.run.seed,
         "git_commit": _git_commit(),
+    }
+
+
+def dollars_json(
+    folder: Path, before: Heldout | None, after: Heldout | None
+) -> dict[str, float | None]:
+    """Of the whole run, by what they were paid for; `per_gained_point` is what one point of
+    held-out reward cost, None when none was gained."""
+    dollars = read_spending(folder)
+    total = sum(dollars.values())
+    first, last = (side.estimates.get("reward") if side else None for side in (before, after))
+    gained = last.mean - first.mean if first and last else 0.0
+    return {
+        **dollars,
+        "total": total,
+        "per_gained_point": total / gained if gained > 0 else None,
     }
 
 

@@ -11,7 +11,7 @@ Files of a run, under runs/<name>/: images/, corpus.sqlite, store/, renders.sqli
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,22 @@ class Services:
     """What the policy is told of the toolbox."""
     reward: Reward
     image_model: ImageModel
+    judge: Judge
+
+    @property
+    def paid(self) -> Mapping[str, Callable[[], Awaitable[float]]]:
+        """What costs dollars, and how to ask it for those that it has spent."""
+        return {
+            "tools": self._spent_on_tools,
+            "render": self._spent_on_renders,
+            "judge": self.judge.spent_usd,
+        }
+
+    async def _spent_on_tools(self) -> float:
+        return sum((await self.toolbox.counters()).dollars.values())
+
+    async def _spent_on_renders(self) -> float:
+        return self.image_model.spent_usd
 
 
 @contextmanager
@@ -81,6 +97,7 @@ def start_services(config: Config) -> Iterator[Services]:
                 shaping=shaping(config),
             ),
             image_model=image_model,
+            judge=judge,
         )
 
 

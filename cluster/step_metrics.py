@@ -10,15 +10,17 @@ from statistics import fmean, pstdev
 from cluster.frontier import Ending, has_spread
 from cluster.members import oldest_version
 from core.metrics import Metrics, Reduce
-from core.records import Answer, Failure, Group, Member, Score, StopReason, Trajectory
+from core.records import Answer, Failure, Group, Member, Score, Stage, StopReason, Trajectory
 from rewards.reward import verdicts_of
 
 
 def step_metrics(
     ended: Sequence[tuple[Group, Ending]], *, consumed_at_version: int
 ) -> dict[str, float]:
-    """Means over members; sums of failures, of endings and of dollars."""
+    """Means over members; sums of failures and of endings."""
     metrics = Metrics()
+    for stage in Stage:
+        metrics.add(f"failures/{stage}", 0, Reduce.SUM)
     for group, ending in ended:
         for kind in Ending:
             metrics.add(f"groups/{kind}", kind is ending, Reduce.SUM)
@@ -27,8 +29,10 @@ def step_metrics(
             for trajectory in _trajectories(group.scored):
                 oldest = oldest_version(trajectory)
                 if oldest is not None:
-                    metrics.add("staleness/mean", consumed_at_version - oldest)
-                    metrics.add("staleness/max", consumed_at_version - oldest, Reduce.MAX)
+                    staleness = consumed_at_version - oldest
+                    metrics.add("staleness/mean", staleness)
+                    metrics.add("staleness/max", staleness, Reduce.MAX)
+                    metrics.add(f"staleness/of_{staleness}", 1, Reduce.SUM)
     return metrics.flush()
 
 
@@ -47,7 +51,6 @@ def _add_group(metrics: Metrics, group: Group) -> None:
         _add_score(metrics, member.outcome, masked=member.masked)
         if member.rendered is not None:
             metrics.add("render/cached", member.rendered.cached)
-            metrics.add("render/cost_usd", member.rendered.cost_usd, Reduce.SUM)
             metrics.add("render/dropped_references", member.rendered.dropped_references)
     for trajectory in _trajectories(group.members):
         _add_trajectory(metrics, trajectory)
@@ -56,6 +59,7 @@ def _add_group(metrics: Metrics, group: Group) -> None:
 def _add_score(metrics: Metrics, score: Score, *, masked: bool) -> None:
     if not masked:
         metrics.add("reward/mean", score.value)
+        metrics.add("members/scored", 1, Reduce.SUM)
     for part in score.parts:
         if part.value is not None:
             metrics.add(f"reward/{part.name}", part.value)
@@ -64,7 +68,6 @@ def _add_score(metrics: Metrics, score: Score, *, masked: bool) -> None:
         metrics.add("judge/seconds", verdict.seconds)
         metrics.add("judge/spread", verdict.spread)
         metrics.add("judge/tokens", verdict.tokens, Reduce.SUM)
-        metrics.add("judge/cost_usd", verdict.cost_usd, Reduce.SUM)
 
 
 def _add_trajectory(metrics: Metrics, trajectory: Trajectory) -> None:
@@ -79,7 +82,6 @@ def _add_trajectory(metrics: Metrics, trajectory: Trajectory) -> None:
         metrics.add(f"stop/{reason}", trajectory.stop_reason is reason)
     results = [turn.tool_result for turn in trajectory.turns if turn.tool_result]
     metrics.add("tools/calls", len(results))
-    metrics.add("tools/cost_usd", sum(result.cost_usd for result in results), Reduce.SUM)
     for result in results:
         metrics.add("tools/cached", result.cached)
         metrics.add("tools/latency_s", result.latency_s)

@@ -7,7 +7,7 @@ ones become seconds per stage (metrics) and bars of the report's timeline (recor
     timeline = Timeline(recorder.span)
     with timeline.span("render", "7.2.0"):
         ...
-    timeline.end_step() == {"render": 1.2, "idle": 0.1, "step": 1.3, ...}
+    timeline.end_step() == {"seconds/render": 1.2, "pools/render_busy": 0.6, ...}
 """
 
 import time
@@ -16,8 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cluster.pools import PoolUse, use_of
+
 STAGES = ("rollout", "tool", "render", "judge", "learn", "broadcast")
 """Kinds of spans, in the order in which a trajectory meets them."""
+REPORTED_LATE = frozenset({"tool"})
+"""Kinds that are known only when their episode has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,15 @@ class Timeline:
     """Open and closed spans of one run. Not thread-safe: it lives on the controller's loop."""
 
     def __init__(
-        self, sink: Callable[[Span], None], *, clock: Callable[[], float] = time.time
+        self,
+        sink: Callable[[Span], None],
+        *,
+        places: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`places`: kind -> how many of them run at once; only these have `pools/` metrics."""
         self._sink = sink
+        self._places = places or {}
         self._clock = clock
         self._open: dict[int, OpenSpan] = {}
         self._next_key = 0
@@ -98,14 +108,40 @@ class Timeline:
         return min(self.open_spans, key=lambda span: span.start_s, default=None)
 
     def end_step(self) -> dict[str, float]:
-        """Seconds in which at least one span of a kind ran, for spans closed since the last step
-        ended ("step" ago).
+        """`seconds/` and `pools/` metrics of the time since the last step ended
+        (docs/metrics.md), from the spans closed since then and from those that are open."""
+        since_s, now = self._step_ended_s, self._clock()
+        use = self._use(since_s=since_s, now=now)
+        seconds = {**self._seconds(since_s=since_s, now=now), "step": now - since_s}
+        self._closed.clear()
+        self._step_ended_s = now
+        return {
+            **{f"seconds/{kind}": value for kind, value in seconds.items()},
+            **{f"pools/{kind}_busy": pool.busy for kind, pool in use.items()},
+            **{f"pools/{kind}_waiting": pool.waiting for kind, pool in use.items()},
+        }
+
+    def _use(self, *, since_s: float, now: float) -> dict[str, PoolUse]:
+        """Work that is reported late is averaged over the time that it spans."""
+        spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for opened in self.open_spans:
+            spans[opened.kind].append((opened.start_s, now))
+        for kind, closed in self._closed.items():
+            spans[kind] += [(span.start_s, span.end_s) for span in closed]
+        found = {}
+        for kind, places in self._places.items():
+            late = [start for start, _ in spans[kind]] if kind in REPORTED_LATE else []
+            start_s = min([since_s, *late])
+            found[kind] = use_of(spans[kind], start_s=start_s, end_s=now, places=places)
+        return found
+
+    def _seconds(self, *, since_s: float, now: float) -> dict[str, float]:
+        """Seconds in which at least one span of a kind ran, for spans closed since last time.
 
         Stages overlap, so the sum may exceed the wall clock. A moment is counted once per kind
         even when a span reaches back over an earlier step. "idle" is the time in which nothing at
         all ran.
         """
-        since_s, now = self._step_ended_s, self._clock()
         running = [(span.start_s, now) for span in self._open.values()]
         closed = [(s.start_s, s.end_s) for spans in self._closed.values() for s in spans]
         seconds = {"idle": max(0.0, now - since_s - covered(running + closed, since_s=since_s))}
@@ -115,9 +151,7 @@ class Timeline:
             if spans:
                 latest = max(end for _, end in spans)
                 self._counted_until[kind] = max(latest, self._counted_until.get(kind, 0.0))
-        self._closed.clear()
-        self._step_ended_s = now
-        return {**seconds, "step": now - since_s}
+        return seconds
 
 
 def covered(intervals: Iterable[tuple[float, float]], *, since_s: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from cluster.showcase import Showcase
 from cluster.summary import Heldout
 from cluster.tracking import TrackedPicture, TrackedTable, Tracker
 from core.protocols import ImageStore
@@ -15,7 +16,7 @@ from envs.images import decode_rgb
 
 GAP = 2
 """White pixels between two pictures of a strip."""
-COLUMNS = ("task", "hops", "prompt", "answer", "reward", "ending")
+COLUMNS = ("task", "hops", "prompt", "answer", "reward", "ending", "pictures")
 
 
 def track_heldout(
@@ -23,18 +24,35 @@ def track_heldout(
 ) -> None:
     """Log it under the step at which it was made."""
     shown = {showcase.task_id: showcase for showcase in heldout.showcases}
-    picked = [m for m in members if m.trajectory and m.trajectory.task.task_id in shown]
+    pictures = {
+        m.trajectory.task.task_id: picture
+        for m in members
+        if m.trajectory
+        and m.trajectory.task.task_id in shown
+        and (picture := _picture(m, images)) is not None
+    }
     tracker.log_evaluation(
         {name: estimate.mean for name, estimate in heldout.estimates.items()},
         step=heldout.step,
-        pictures=[picture for m in picked if (picture := _picture(m, images)) is not None],
+        pictures=list(pictures.values()),
         table=TrackedTable(
             columns=COLUMNS,
             rows=tuple(
-                (s.task_id, s.hops, s.prompt, s.gen_prompt, s.reward, s.ending)
+                (*_words(s), pictures[s.task_id].image if s.task_id in pictures else None)
                 for s in shown.values()
             ),
         ),
+    )
+
+
+def _words(shown: Showcase) -> tuple[str | float | None, ...]:
+    return (
+        shown.task_id,
+        shown.hops,
+        shown.prompt,
+        shown.gen_prompt,
+        shown.reward,
+        shown.ending,
     )
 
 

@@ -17,6 +17,9 @@ from PIL import Image
 from core.config import Config
 from core.files import write_atomic
 
+STALENESS = "staleness/of_"
+"""The names that cluster/step_metrics.py counts under, less the age."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedPicture:
@@ -29,7 +32,7 @@ class TrackedPicture:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedTable:
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | None, ...], ...]
+    rows: tuple[tuple[str | float | Image.Image | None, ...], ...]
 
 
 class Tracker:
@@ -57,8 +60,13 @@ class Tracker:
         )
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Scalars of one optimizer step."""
-        self._run.log(dict(metrics), step=step)
+        """Scalars of one optimizer step, and the histogram that some of them are."""
+        values: dict[str, Any] = dict(metrics)
+        if counts := _staleness(metrics):
+            edges = [age - 0.5 for age in range(len(counts) + 1)]
+            histogram = wandb.Histogram(np_histogram=(counts, edges))
+            values["staleness/histogram"] = histogram
+        self._run.log(values, step=step)
 
     def log_evaluation(
         self,
@@ -75,12 +83,23 @@ class Tracker:
             for image, picture in zip(_padded(pictures), pictures, strict=True)
         ]
         values["heldout/table"] = wandb.Table(
-            columns=list(table.columns), data=[list(row) for row in table.rows]
+            columns=list(table.columns),
+            data=[[_cell(value) for value in row] for row in table.rows],
         )
         self._run.log(values, step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _staleness(metrics: Mapping[str, float]) -> list[float]:
+    """Trajectories by versions of age, from 0 on; [] when none was consumed."""
+    ages = [int(name.removeprefix(STALENESS)) for name in metrics if name.startswith(STALENESS)]
+    return [metrics.get(f"{STALENESS}{age}", 0.0) for age in range(max(ages, default=-1) + 1)]
+
+
+def _cell(value: str | float | Image.Image | None) -> Any:
+    return wandb.Image(value) if isinstance(value, Image.Image) else value
 
 
 def _padded(pictures: Sequence[TrackedPicture]) -> list[Image.Image]:

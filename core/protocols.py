@@ -122,6 +122,11 @@ class ImageModel(Protocol):
         """How many reference images one request may hold."""
         ...
 
+    @property
+    def spent_usd(self) -> float:
+        """Dollars paid since it was made."""
+        ...
+
     async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         """`urgency`: who goes first where renders wait for room. Raises RenderError."""
         ...
@@ -180,6 +185,10 @@ class Judge(Protocol):
 
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
         """Raises JudgeError."""
+        ...
+
+    async def spent_usd(self) -> float:
+        """Dollars paid since it was made, for replies that were no verdict too."""
         ...
 
 

@@ -40,6 +40,9 @@ class ModelJudge:
     def prompt_sha(self) -> str:
         return digest(self._rubrics.image, self._rubrics.text)
 
+    async def spent_usd(self) -> float:
+        return self._panel.spent_usd
+
     async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
         looked_for = (f"What to look for: {task.rubric}",) if task.rubric else ()
         question = Question(

@@ -68,6 +68,8 @@ class Panel:
         self._cache = cache
         # Some more than are in flight, so that the next questions are ready and few are held.
         self._room = asyncio.Semaphore(2 * config.max_in_flight)
+        self.spent_usd = 0.0
+        """For all replies so far, refused ones too."""
 
     @property
     def name(self) -> str:
@@ -116,6 +118,7 @@ class Panel:
 
         def read(reply: ChatReply) -> tuple[Grades, str]:
             spent.append(reply)
+            self.spent_usd += reply.cost_usd
             if reply.finish_reason == "length":
                 refuse("it was cut at judge.max_tokens")
             return question.read(reply.text)

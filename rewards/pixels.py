@@ -61,6 +61,9 @@ class PixelJudge:
             took=Took(seconds=time.perf_counter() - started),
         )
 
+    async def spent_usd(self) -> float:
+        return 0.0
+
     async def judge_text(self, *, task: Task, answer: Answer) -> TextVerdict:
         """Would the answer do: half for what stands in images, half for the banner's year.
 

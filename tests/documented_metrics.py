@@ -1,30 +1,28 @@
-"""Which metrics docs/metrics.md leaves out; and which it names."""
+"""What docs/metrics.md says of a step's metrics: which it promises, and which it leaves out."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/metrics.md"
+ALWAYS, SOMETIMES = "In every step", "In some steps"
+MAY_BE_ABSENT = frozenset({"dollars/per_reward_point"})
+"""Of those of every step; the page says when."""
 
 
-def documented() -> tuple[str, ...]:
-    """Patterns of whole names: a name without a slash is under the one before it."""
-    names: list[str] = []
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
-            break  # other tables
-        if not line.startswith("| `"):
-            continue
-        folder = ""
-        for name in re.findall(r"`([^`]+)`", line.split("|")[1]):
-            name = name if "/" in name else f"{folder}/{name}"
-            folder = name.rpartition("/")[0]
-            names.append(name)
-    return tuple(names)
+def promised() -> frozenset[str]:
+    """Names that every step's row has."""
+    return frozenset(_names(ALWAYS)) - MAY_BE_ABSENT
 
 
 def undocumented(metrics: Iterable[str]) -> list[str]:
     """Of these names of one step's row."""
-    patterns = [re.sub(r"<\w+>|\*", r"[^/]+", name) for name in documented()]
-    known = re.compile("|".join(patterns))
-    return sorted(name for name in metrics if not known.fullmatch(name))
+    known = {*_names(ALWAYS), *_names(SOMETIMES)}
+    return sorted(name for name in metrics if re.sub(r"of_\d+$", "of_0", name) not in known)
+
+
+def _names(section: str) -> tuple[str, ...]:
+    """In the first column of the section's table."""
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"## {section}\n")
+    rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return tuple(name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1]))

@@ -70,6 +70,9 @@ class TrainConfig(Section):
     stops; a step further than any before starts the count afresh."""
     max_empty_batches: int = Field(5, ge=1)
     """Batches in a row without any gradient before the run stops and says why."""
+    budget_usd: float | None = Field(None, gt=0)
+    """Dollars of the whole run, evaluations and resumes included; None: no limit. Looked at after
+    every step, so that the last step may go over it."""
     stall_timeout_s: float = Field(300.0, gt=0)
     checkpoint_every: int = Field(20, ge=1)
     keep_checkpoints: int = Field(2, ge=1)

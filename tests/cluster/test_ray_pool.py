@@ -17,6 +17,9 @@ from tests.builders import make_rollout_id, make_task, make_trajectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
+SILENT = 99
+"""A worker with weights of this version tells no numbers."""
+
 
 class Player:
     """Plays by the prompt: "die", "bug", "infra", "unfaithful", "long", or an ordinary
@@ -63,7 +66,9 @@ class Player:
         return str(os.getpid())
 
     async def stats(self) -> EngineStats:
-        return EngineCounts().stats(num_running=0, gauges=Gauges())
+        if self._version == SILENT:
+            raise InfraError("the engine is dead")
+        return EngineCounts(sampled_tokens=7).stats(num_running=2, gauges=Gauges())
 
     async def ping(self) -> str:
         return "pong"
@@ -195,3 +200,9 @@ async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended()
     assert not first.draining, "it is somewhere else"
     for handle in handles:
         ray.kill(handle)
+
+
+async def test_workers_that_do_not_answer_are_left_out_of_the_stats(pool: RayPool) -> None:
+    assert [stats.num_running for stats in (await pool.engine_stats()).values()] == [2, 2]
+    await pool.apply_weights(weights(SILENT), payload(SILENT))
+    assert await pool.engine_stats() == {}

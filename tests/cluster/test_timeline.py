@@ -47,9 +47,30 @@ def test_seconds_of_a_stage_are_counted_once_over_two_steps() -> None:
     timeline = Timeline(lambda span: None, clock=clock)
     timeline.add(Span(kind="rollout", item="a", start_s=100, end_s=104))
     clock.now = 105
-    seconds = timeline.end_step()
-    assert (seconds["rollout"], seconds["idle"], seconds["step"]) == (4, 1, 5)
+    metrics = timeline.end_step()
+    assert (metrics["seconds/rollout"], metrics["seconds/idle"]) == (4, 1)
     timeline.add(Span(kind="rollout", item="b", start_s=102, end_s=107))
     clock.now = 107
-    seconds = timeline.end_step()
-    assert (seconds["rollout"], seconds["idle"], seconds["render"]) == (3, 0, 0)
+    metrics = timeline.end_step()
+    assert (metrics["seconds/rollout"], metrics["seconds/idle"]) == (3, 0)
+    assert (metrics["seconds/render"], metrics["seconds/step"]) == (0, 2)
+
+
+def test_a_pool_is_as_full_as_its_open_and_closed_spans_make_it() -> None:
+    clock = Clock()
+    timeline = Timeline(lambda span: None, places={"render": 2, "judge": 1}, clock=clock)
+    timeline.add(Span(kind="render", item="a", start_s=98, end_s=104))
+    with timeline.span("render", "b"):
+        clock.now = 110
+        metrics = timeline.end_step()
+    assert metrics["pools/render_busy"] == (4 + 10) / 20
+    assert (metrics["pools/render_waiting"], metrics["pools/judge_busy"]) == (0, 0)
+
+
+def test_tool_calls_that_are_reported_late_are_averaged_over_their_own_time() -> None:
+    clock = Clock()
+    timeline = Timeline(lambda span: None, places={"tool": 1}, clock=clock)
+    clock.now = 110
+    timeline.end_step()
+    timeline.add(Span(kind="tool", item="a", start_s=100, end_s=105))
+    assert timeline.end_step()["pools/tool_busy"] == 0.5

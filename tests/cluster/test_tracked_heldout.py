@@ -52,3 +52,4 @@ def test_an_evaluation_is_tracked_with_a_strip_and_a_row_for_each_shown_task() -
     assert colours == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     assert len(event["table"].rows) == 1
     assert len(event["table"].rows[0]) == len(event["table"].columns)
+    assert event["table"].rows[0][-1] is picture.image

@@ -45,6 +45,7 @@ class FakeImageModel:
         self._cost_usd = cost_usd
         self._failures = FailureScript(fail_times)
         self.events: list[tuple[Any, ...]] = []
+        self.spent_usd = 0.0
 
     @property
     def max_references(self) -> int:
@@ -60,6 +61,7 @@ class FakeImageModel:
         if self._failures.should_fail(request.prompt):
             raise RenderError(f"scripted fault of the render of {request.prompt!r}")
         image = self._store.put(self._paint(request))
+        self.spent_usd += self._cost_usd
         return RenderedImage(
             image=image, request=request, seconds=0.01, cached=False, cost_usd=self._cost_usd
         )

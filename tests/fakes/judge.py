@@ -39,11 +39,16 @@ class FakeJudge:
         grade_image: Callable[[Task, ImageRef], ImageVerdict] = lambda task, image: image_verdict(),
         grade_text: Callable[[Task, Answer], TextVerdict] = lambda task, answer: text_verdict(),
         fail_times: Mapping[Hashable, int] | None = None,
+        cost_usd: float = 0.0,
     ) -> None:
         self._grade_image = grade_image
         self._grade_text = grade_text
         self._failures = FailureScript(fail_times)
         self.events: list[tuple[Any, ...]] = []
+        self.cost_usd = cost_usd
+
+    async def spent_usd(self) -> float:
+        return self.cost_usd * len(self.events)
 
     async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
         self.events.append(("judge_image", task.task_id, image.sha256))

@@ -23,6 +23,9 @@ class SetJudge:
     name = "set"
     prompt_sha = "abc"
 
+    async def spent_usd(self) -> float:
+        return 0.0
+
     async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
         return ImageVerdict(
             faithfulness=1.0,

@@ -1,0 +1,142 @@
+"""`train.budget_usd`: the real controller over fakes, a judge that costs a dollar a question."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.audit import audit_run
+from cluster.checkpoints import Checkpoints
+from cluster.controller import Controller
+from cluster.grading import Grader
+from cluster.launch import System
+from cluster.local import LocalLearner
+from cluster.meters import RunMeters
+from cluster.recorder import JsonlRecorder
+from cluster.run import Run
+from cluster.run_summary import WallClock
+from cluster.spending import Spending
+from cluster.status import StepReport
+from cluster.timeline import Timeline
+from core.config import build_config
+from rewards.reward import DualReward
+from tests.cluster.test_controller import Tasks
+from tests.cluster.test_meters import MemoryExporter
+from tests.fakes.image_model import FakeImageModel
+from tests.fakes.images import MemoryImageStore
+from tests.fakes.judge import FakeJudge, text_verdict
+from tests.fakes.learner import FakeLearner
+from tests.fakes.pool import FakePool
+from tests.fakes.tools import FakeToolbox
+
+USD_PER_STEP = 8.0
+"""Two groups of two members, each asked about its text and its image."""
+
+
+class Stepper:
+    """What System needs of the Algorithm."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def train(self) -> None:
+        self._controller.advance()
+
+
+@contextmanager
+def running(folder: Path, *, budget_usd: float | None, resume: bool = False) -> Iterator[System]:
+    config = build_config(
+        {
+            "run": {"root": str(folder), "name": "bought"},
+            "train": {
+                "groups_per_step": 2,
+                "group_size": 2,
+                "steps": 4,
+                "checkpoint_every": 100,
+                "budget_usd": budget_usd,
+            },
+        }
+    )
+    grades = iter(number % 2 for number in range(10**6))
+    judge = FakeJudge(grade_text=lambda task, answer: text_verdict(next(grades)), cost_usd=1.0)
+    recorder = JsonlRecorder(config.run_dir)
+    timeline = Timeline(recorder.span)
+    spending = Spending(config.run_dir, {"judge": judge.spent_usd})
+    controller = Controller(
+        config=config,
+        tasks=Tasks(),
+        pool=FakePool(),
+        toolbox=FakeToolbox(),
+        grader=Grader(
+            reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
+            image_model=FakeImageModel(MemoryImageStore()),
+            render=config.render,
+            masked_reasons=(),
+            timeline=timeline,
+        ),
+        learner=LocalLearner(FakeLearner()),
+        recorder=recorder,
+        timeline=timeline,
+        meters=RunMeters(engine_stats=_no_engines, spending=spending, exporter=MemoryExporter()),
+    )
+    checkpoints = Checkpoints(config.run_dir / "checkpoints", keep=2)
+    system: Any = System  # the services of these parts are the fakes behind the controller
+    controller.start()
+    try:
+        if resume and (newest := checkpoints.latest()):
+            controller.restore(newest)
+        recorder.started(controller.frontier_state)
+        yield system(
+            config=config,
+            algorithm=Stepper(controller),
+            controller=controller,
+            checkpoints=checkpoints,
+            recorder=recorder,
+            services=None,
+            hub=None,
+            spending=spending,
+        )
+    finally:
+        controller.close()
+        recorder.close()
+
+
+async def _no_engines() -> dict[str, Any]:
+    return {}
+
+
+def why(system: System) -> str | None:
+    no_tracker: Any = None
+    return Run(system=system, tracker=no_tracker, wall=WallClock(), canary=None).why_it_stopped
+
+
+def test_a_run_stops_after_the_step_that_spent_its_budget_and_goes_on_with_a_higher_one(
+    tmp_path: Path,
+) -> None:
+    reports: list[StepReport] = []
+    with running(tmp_path, budget_usd=1.5 * USD_PER_STEP) as system:
+        system.train(on_step=reports.append)
+        assert system.step == 2
+        assert why(system) == (
+            "stopped after step 2 of 4: the run has cost $16.00, and train.budget_usd is 12; "
+            "raise it, and the same command goes on from the last checkpoint"
+        )
+    assert [report.metrics["dollars/step"] for report in reports] == [USD_PER_STEP] * 2
+    assert reports[-1].metrics["dollars/run"] == 2 * USD_PER_STEP
+
+    with running(tmp_path, budget_usd=1.5 * USD_PER_STEP, resume=True) as system:
+        system.train(on_step=reports.append)
+        assert (system.step, len(reports)) == (2, 2), "nothing is left to spend"
+
+    with running(tmp_path, budget_usd=3 * USD_PER_STEP, resume=True) as system:
+        system.train(on_step=reports.append)
+        assert system.step == 3
+    assert reports[-1].metrics["dollars/run"] == 3 * USD_PER_STEP
+
+    with running(tmp_path, budget_usd=None, resume=True) as system:
+        system.train(on_step=reports.append)
+        assert why(system) is None
+    assert [report.step for report in reports] == [1, 2, 3, 4]
+    audit = audit_run(tmp_path / "bought")
+    assert audit.is_sound
+    assert audit.consumed == 8
