@@ -1,4 +1,4 @@
-"""Small inline SVG charts: curves with held-out points, a timeline of spans, a forest plot.
+"""Small inline SVG charts: curves with held-out points, a forest plot.
 
 In: plain numbers. Out: SVG text that needs no script and no file beside it. Labels are escaped.
 """
@@ -40,16 +40,6 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """One piece of work on the timeline; seconds."""
-
-    lane: str
-    kind: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One row of a forest plot: a difference and its interval."""
 
@@ -72,8 +62,8 @@ def curves_chart(
     if not xs:
         return f"<p class='empty'>{escape(title)}: nothing was recorded</p>"
     y_low, y_high = (0.0, 1.0) if unit else _padded(min(ys), max(ys))
-    to_x = _scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
-    to_y = _scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
+    to_x = scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
+    to_y = scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
     body = [_axes(to_x, to_y, x_range=(min(xs), max(xs)), y_range=(y_low, y_high))]
     for index, curve in enumerate(curves):
         colour = COLOURS[index % len(COLOURS)]
@@ -81,40 +71,7 @@ def curves_chart(
         body.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
     for interval in intervals:
         body.append(_interval_mark(interval, to_x, to_y))
-    return _svg(title, "".join(body), height=_HEIGHT, width=_WIDTH) + _legend(curves)
-
-
-def timeline_chart(title: str, spans: Sequence[Span]) -> str:
-    """One lane per kind of work, bars in seconds since the first start."""
-    if not spans:
-        return f"<p class='empty'>{escape(title)}: nothing was recorded</p>"
-    lanes = list(dict.fromkeys(span.lane for span in spans))
-    kinds = list(dict.fromkeys(span.kind for span in spans))
-    start = min(span.start_s for span in spans)
-    end = max(span.end_s for span in spans)
-    width, left, row = 960, 96, 26
-    height = _TOP + row * len(lanes) + _BOTTOM
-    to_x = _scale(0.0, max(end - start, 1e-6), left, width - _RIGHT)
-    body = []
-    for tick in _ticks(0.0, end - start):
-        x = to_x(tick)
-        body.append(
-            f"<line x1='{x:.1f}' y1='{_TOP}' x2='{x:.1f}' y2='{height - _BOTTOM}' class='grid'/>"
-        )
-        body.append(f"<text x='{x:.1f}' y='{height - 14}' class='tick mid'>{tick:g} s</text>")
-    for index, lane in enumerate(lanes):
-        y = _TOP + row * index
-        body.append(f"<text x='{left - 8}' y='{y + 16}' class='tick end'>{escape(lane)}</text>")
-    for span in spans:
-        y = _TOP + row * lanes.index(span.lane) + 4
-        x, right = to_x(span.start_s - start), to_x(span.end_s - start)
-        colour = COLOURS[kinds.index(span.kind) % len(COLOURS)]
-        body.append(
-            f"<rect x='{x:.1f}' y='{y}' width='{max(right - x, 0.7):.1f}' height='{row - 8}' "
-            f"fill='{colour}' fill-opacity='0.45'><title>{escape(span.kind)} "
-            f"{span.end_s - span.start_s:.2f} s</title></rect>"
-        )
-    return _svg(title, "".join(body), height=height, width=width)
+    return svg(title, "".join(body), height=_HEIGHT, width=_WIDTH) + _legend(curves)
 
 
 def forest_chart(title: str, rows: Sequence[Difference]) -> str:
@@ -126,9 +83,9 @@ def forest_chart(title: str, rows: Sequence[Difference]) -> str:
     left = 20 + int(6.6 * max(longest, 8))
     bottom = _TOP + row * len(rows)
     reach = max(max(abs(one.low), abs(one.high)) for one in rows) * 1.05 or 1.0
-    to_x = _scale(-reach, reach, left, width - right)
+    to_x = scale(-reach, reach, left, width - right)
     body = []
-    for tick in _ticks(-reach, reach, about=4):
+    for tick in ticks(-reach, reach, about=4):
         x, kind = to_x(tick), "zero" if tick == 0 else "grid"
         body.append(
             f"<line x1='{x:.1f}' y1='{_TOP}' x2='{x:.1f}' y2='{bottom}' class='{kind}'/>"
@@ -136,7 +93,7 @@ def forest_chart(title: str, rows: Sequence[Difference]) -> str:
         )
     for index, one in enumerate(rows):
         body.append(_forest_row(one, to_x, y=_TOP + row * index + row / 2, edge=(left, width)))
-    return _svg(title, "".join(body), height=bottom + 24, width=width)
+    return svg(title, "".join(body), height=bottom + 24, width=width)
 
 
 def _forest_row(
@@ -163,13 +120,13 @@ def _axes(
     y_range: tuple[float, float],
 ) -> str:
     marks = []
-    for tick in _ticks(*y_range):
+    for tick in ticks(*y_range):
         y = to_y(tick)
         marks.append(
             f"<line x1='{_LEFT}' y1='{y:.1f}' x2='{_WIDTH - _RIGHT}' y2='{y:.1f}' class='grid'/>"
             f"<text x='{_LEFT - 6}' y='{y + 4:.1f}' class='tick end'>{_label(tick)}</text>"
         )
-    for tick in _ticks(*x_range):
+    for tick in ticks(*x_range):
         marks.append(
             f"<text x='{to_x(tick):.1f}' y='{_HEIGHT - 14}' class='tick mid'>{tick:g}</text>"
         )
@@ -197,14 +154,14 @@ def _legend(curves: Sequence[Curve]) -> str:
     return f"<div class='legend'>{items}</div>"
 
 
-def _svg(title: str, body: str, *, height: int, width: int) -> str:
+def svg(title: str, body: str, *, height: int, width: int) -> str:
     return (
         f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='{escape(title)}'>"
         f"<text x='{_LEFT - 38}' y='16' class='title'>{escape(title)}</text>{body}</svg>"
     )
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
@@ -226,7 +183,7 @@ def _label(tick: float) -> str:
     return f"{tick:g}".replace("e-0", "e-")
 
 
-def _ticks(low: float, high: float, *, about: int = 5) -> list[float]:
+def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
     """Round values inside [low, high], about `about` of them."""
     if high <= low:
         return [low]

@@ -76,14 +76,17 @@ class RunMeters:
             await asyncio.sleep(SAMPLE_S)
 
     async def sample(self, status: Status) -> None:
+        self._exporter.sample(status, await self._look())
+
+    async def _look(self) -> EngineStatsOf:
         engines = await self._engine_stats()
         self._latest |= engines
         for stats in engines.values():
             _add_gauges(self._gauges, stats)
-        self._exporter.sample(status, engines)
+        return engines
 
     async def end_step(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
-        self._latest |= await self._engine_stats()
+        await self._look()  # a short step has no other sample
         engines = {**self._gauges.flush(), **self._counts(seconds=metrics["seconds/step"])}
         more = {f"engine/{name}": value for name, value in engines.items()}
         more |= await self._dollars(metrics)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.charts import Curve, Interval, Span, curves_chart, timeline_chart
+from cluster.charts import Curve, Interval, curves_chart
+from cluster.gantt import Bar, gantt_chart
 from cluster.pages import render_page
 from cluster.recorder import EVENTS, read_rows, read_steps
 from cluster.showcase import Showcase
@@ -121,24 +122,20 @@ def _intervals(heldouts: Sequence[Heldout], metric: str) -> list[Interval]:
     return intervals
 
 
-def _timeline(events: Sequence[Mapping[str, Any]]) -> str:
-    """The bars of one step in the middle of the run: from one learner step's end to the next."""
-    learned = sorted((e for e in events if e["kind"] == "learn"), key=lambda e: e["end_s"])
-    if len(learned) < 2:
-        return timeline_chart("Timeline of one step", [])
-    middle = max(1, len(learned) // 2)
-    start, end = float(learned[middle - 1]["end_s"]), float(learned[middle]["end_s"])
-    inside = [e for e in events if e["end_s"] > start and e["start_s"] < end]
-    spans = [
-        Span(
-            lane=event["kind"],
-            kind=event["kind"],
-            start_s=max(float(event["start_s"]), start),
-            end_s=min(float(event["end_s"]), end),
-        )
-        for event in sorted(inside, key=lambda e: e["start_s"])
-    ]
-    return timeline_chart(f"Step {middle + 1} of {len(learned)}", spans)
+def _timeline(spans: Sequence[Mapping[str, Any]]) -> str:
+    """One step in the middle of the run, from one version on the workers to the next."""
+    kind = "broadcast" if any(span["kind"] == "broadcast" for span in spans) else "learn"
+    ends = sorted(float(span["end_s"]) for span in spans if span["kind"] == kind)
+    middle = len(ends) // 2
+    if not middle:
+        return gantt_chart("One step", {}, start_s=0.0, end_s=0.0)
+    lanes: dict[str, list[Bar]] = {stage: [] for stage in STAGES}
+    for span in sorted(spans, key=lambda span: float(span["start_s"])):
+        label = f"{span['kind']} {span['item']}"
+        bar = Bar(label=label, start_s=float(span["start_s"]), end_s=float(span["end_s"]))
+        lanes[span["kind"]].append(bar)
+    title = f"Step {middle + 1} of {len(ends)}"
+    return gantt_chart(title, lanes, start_s=ends[middle - 1], end_s=ends[middle])
 
 
 def _pairs(heldouts: Sequence[Heldout]) -> list[Pair]:

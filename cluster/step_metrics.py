@@ -21,6 +21,7 @@ def step_metrics(
     metrics = Metrics()
     for stage in Stage:
         metrics.add(f"failures/{stage}", 0, Reduce.SUM)
+    metrics.add("staleness/of_0", 0, Reduce.SUM)
     for group, ending in ended:
         for kind in Ending:
             metrics.add(f"groups/{kind}", kind is ending, Reduce.SUM)

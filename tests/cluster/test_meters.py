@@ -67,9 +67,10 @@ async def test_gauges_are_means_and_peaks_over_the_samples_of_a_step(scene: Scen
     for kv, waiting in ((0.2, 0), (0.6, 3)):
         scene.engines = {"a": engine(sampled=10, kv=kv, waiting=waiting)}
         await scene.meters.sample(make_status())
+    scene.engines = {"a": engine(sampled=10, kv=0.1)}
     metrics = await scene.meters.end_step(STEP)
-    assert (metrics["engine/kv_use"], metrics["engine/kv_use_max"]) == (pytest.approx(0.4), 0.6)
-    assert (metrics["engine/waiting"], metrics["engine/waiting_max"]) == (1.5, 3)
+    assert (metrics["engine/kv_use"], metrics["engine/kv_use_max"]) == (pytest.approx(0.3), 0.6)
+    assert (metrics["engine/waiting"], metrics["engine/waiting_max"]) == (1, 3)
     assert scene.exporter.steps == [{**STEP, **metrics}]
     assert len(scene.exporter.samples) == 2
 
