@@ -289,7 +289,7 @@ def main() -> None:
     calm = replace(profile, speedup=1.0)
     result["tail"] = simulate_tail(calm, steps=20)
     say(f"tail: {result['tail']}")
-    result["in_flight"] = simulate_in_flight(calm, steps=8)
+    result["in_flight"] = simulate_in_flight(calm, steps=2)
     say(f"in_flight: {result['in_flight']}")
     print(json.dumps(result))
 

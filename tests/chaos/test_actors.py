@@ -1,0 +1,67 @@
+"""A whole nano run in which one process of each kind is killed at work, one after the other."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from cluster.audit import audit_run
+from cluster.launch import launch
+from cluster.status import StepReport
+from core.config import load_config
+from tests.chaos.victims import VICTIMS, Reaper, Victim
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.integration,
+    pytest.mark.chaos,
+    pytest.mark.usefixtures("ray_cluster"),
+]
+
+
+def test_a_run_outlives_one_death_of_each_kind(tmp_path: Path) -> None:
+    run_through_deaths(tmp_path, VICTIMS)
+
+
+@pytest.mark.soak
+def test_a_run_outlives_four_deaths_of_each_kind(tmp_path: Path) -> None:
+    run_through_deaths(tmp_path, VICTIMS * 4)
+
+
+def run_through_deaths(folder: Path, victims: tuple[Victim, ...]) -> None:
+    """One death in every step but the first; the run ends at its step, and its audit is sound."""
+    steps = len(victims) + 1
+    config = load_config(
+        "nano",
+        overrides=[
+            "run.name=chaos",
+            f"run.root={folder}",
+            "rollout.kv_cache_gib=0.2",
+            "rollout.max_sequences=16",
+            "render.timeout_s=30",
+            f"train.steps={steps}",
+            "train.groups_per_step=2",
+            "train.group_size=4",
+            "train.max_staleness=1",
+            "train.checkpoint_every=2",
+            "train.max_reissues=4",
+        ],
+    )
+    deaths = itertools.chain(victims)
+    reapers: list[Reaper] = []
+    with launch(config) as system:
+
+        def on_step(report: StepReport) -> None:
+            victim = next(deaths, None)
+            if victim is not None and report.step < steps:
+                reapers.append(Reaper(system, victim))
+
+        system.train(on_step=on_step)
+        assert system.step == steps
+    for reaper in reapers:
+        reaper.join()
+    assert [reaper.killed for reaper in reapers] == [True] * len(victims)
+    audit = audit_run(config.run_dir)
+    assert (audit.lost, audit.repeated, audit.false_zeros) == ((), (), ())
+    assert audit.is_sound
+    assert (audit.steps, audit.consumed) == (steps, 2 * steps)

@@ -1,0 +1,97 @@
+"""Finding and killing the processes of a run, at a moment when it hurts."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.util import list_named_actors
+
+from cluster.launch import System
+
+POLL_S = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Victim:
+    name: str
+    busy_with: str
+    """The kind of span that must be open when it dies."""
+    pid: Callable[[System], int]
+
+
+def _process_of(handle: ray.actor.ActorHandle) -> int:
+    return int(ray.get(handle.__ray_call__.remote(lambda actor: os.getpid())))
+
+
+def _rollout_worker(system: System) -> int:
+    handle = system.algorithm.rollout_workers[0]
+    return int(ray.get(handle.apply.remote(lambda worker: os.getpid())))
+
+
+def _render_replica(system: System) -> int:
+    app = f"render-{system.config.run.name}"
+    actors = list_named_actors(all_namespaces=True)
+    (replica,) = (one for one in actors if f"{app}#" in one["name"])
+    return _process_of(ray.get_actor(replica["name"], namespace=replica["namespace"]))
+
+
+def _judge(system: System) -> int:
+    return _process_of(system.services.reward.judge._handle)  # type: ignore[attr-defined]
+
+
+def _search_actor(system: System) -> int:
+    return _process_of(system.services.toolbox._handles[0])
+
+
+def _learner(system: System) -> int:
+    group = system.algorithm.learner_group
+    assert group is not None
+    (result,) = group.foreach_learner(lambda learner: os.getpid())
+    return int(result.get())
+
+
+VICTIMS = (
+    Victim(name="rollout worker", busy_with="rollout", pid=_rollout_worker),
+    Victim(name="render replica", busy_with="render", pid=_render_replica),
+    Victim(name="judge", busy_with="judge", pid=_judge),
+    Victim(name="search actor", busy_with="rollout", pid=_search_actor),
+    Victim(name="learner", busy_with="learn", pid=_learner),
+)
+
+
+class Reaper:
+    """Kills a victim once, in a thread of its own, as soon as it is busy."""
+
+    def __init__(self, system: System, victim: Victim) -> None:
+        self._system = system
+        self._victim = victim
+        self._pid = victim.pid(system)
+        self._thread = threading.Thread(target=self._wait_and_kill, daemon=True)
+        self._given_up = threading.Event()
+        self.killed = False
+        self._thread.start()
+
+    def _wait_and_kill(self) -> None:
+        while not self._given_up.is_set():
+            if self._system.status().in_flight.get(self._victim.busy_with):
+                os.kill(self._pid, signal.SIGKILL)
+                self.killed = True
+                return
+            time.sleep(POLL_S)
+
+    def join(self) -> None:
+        self._given_up.set()
+        self._thread.join()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; a zombie has."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
