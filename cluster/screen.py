@@ -20,6 +20,9 @@ from cluster.timeline import STAGES
 
 REFRESHES_PER_S = 4
 TREND_POINTS = 40
+BAR_CELLS = 40
+SHOWN_STAGES = 4
+"""Of the last step, the longest ones."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -111,11 +114,15 @@ def draw_status(
     table.add_row("step", Group(Text(f"{status.step} of {status.total_steps}"), bar))
     table.add_row("reward", _reward_line(rewards, status))
     table.add_row("waits for", _waiting_line(status))
-    table.add_row("in flight", _counts(status.in_flight, order=STAGES))
+    table.add_row("in flight", _stage_bars(status))
     table.add_row("groups", f"{status.groups_finished} of {status.groups_per_step} ready")
+    if status.last_metrics:
+        table.add_row("last step", _last_step_line(status.last_metrics))
     table.add_row("tools", _tools_line(status))
     if status.failures:
         table.add_row("failures", _counts(status.failures))
+    if dollars := status.last_metrics.get("dollars/run"):
+        table.add_row("dollars", f"{dollars:.2f} so far")
     table.add_row("time", f"{_minutes(elapsed_s)} gone, {_minutes(left_s)} left")
     return Panel(table, title=f"gensearcher: {title}", border_style="blue", width=84)
 
@@ -150,6 +157,31 @@ def _waiting_line(status: Status) -> Text:
     return line
 
 
+def _stage_bars(status: Status) -> Table:
+    """How much of each kind of work is under way; what the run waits for stands out."""
+    bars = Table.grid(padding=(0, 1))
+    bars.add_column(width=max(map(len, STAGES)))
+    bars.add_column(justify="right", width=4)
+    bars.add_column(width=BAR_CELLS)
+    most = max((status.in_flight.get(kind, 0) for kind in STAGES), default=0)
+    for kind in STAGES:
+        number = status.in_flight.get(kind, 0)
+        style = "bold yellow" if kind == status.stage else "cyan" if number else "dim"
+        cells = -(-number * BAR_CELLS // max(most, BAR_CELLS))  # one each, as long as they fit
+        bars.add_row(Text(kind, style), Text(str(number or ""), style), Text("━" * cells, style))
+    return bars
+
+
+def _last_step_line(metrics: Mapping[str, float]) -> Text:
+    """Where its seconds went, the longest stage first; stages overlap."""
+    seconds = {kind: metrics.get(f"seconds/{kind}", 0.0) for kind in STAGES}
+    longest = sorted(seconds, key=lambda kind: seconds[kind], reverse=True)[:SHOWN_STAGES]
+    line = Text(f"{metrics.get('seconds/step', 0.0):.1f} s", style="bold")
+    parts = [f"{kind} {seconds[kind]:.1f}" for kind in longest if seconds[kind] >= 0.05]
+    line.append(f"  {'  '.join(parts)}", style="dim")
+    return line
+
+
 def _tools_line(status: Status) -> str:
     if not status.tool_calls:
         return "0 calls"
@@ -157,9 +189,8 @@ def _tools_line(status: Status) -> str:
     return f"{status.tool_calls} calls, {share:.0%} from the cache"
 
 
-def _counts(counts: Mapping[str, int], *, order: Sequence[str] = ()) -> Text:
-    names = sorted(counts, key=lambda name: (name not in order, [*order, name].index(name)))
-    return Text("  ".join(f"{name} {counts[name]}" for name in names if counts[name]))
+def _counts(counts: Mapping[str, int]) -> Text:
+    return Text("  ".join(f"{name} {counts[name]}" for name in sorted(counts) if counts[name]))
 
 
 def _minutes(seconds: float | None) -> str:

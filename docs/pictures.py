@@ -32,7 +32,7 @@ RUNS = Path("runs")
 NANO_POLICY = Path("models/nano/policy")
 PARTS = ("live", "report", "evaluation")
 SESSION = "gensearcher-pictures"
-COLUMNS, ROWS = 90, 24
+COLUMNS, ROWS = 90, 28
 RUN_TIMEOUT_S = 900.0
 CHROMIUM_FLAGS = (
     "--headless",
