@@ -49,11 +49,21 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     where = "learner (host)"
     source = f"{policy.source}; ZeRO's partitions"
     count, each = _every_learner(config)
+    if learner.lora_rank is None:
+        sent = policy.params * BYTES[config.policy.dtype]
+    else:
+        sent = trained * BYTES["float32"]
     state = (
         ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
         ("master weights", trained * 4, f"{trained:,} trained x 4 B"),
         ("gradients", count * trained * 4, f"{trained:,} trained x 4 B{each}"),
         ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
+        (
+            "checkpoint",
+            policy.params * width + trained * 12,
+            f"a copy while it is written: {policy.params:,} x {width} B + {trained:,} x 12 B",
+        ),
+        ("last broadcast", sent, f"kept to compare with: {sent:,} B"),
     )
     return (
         *(_memory(where, what, value, formula, source) for what, value, formula in state),

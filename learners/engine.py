@@ -125,14 +125,17 @@ class TrainEngine:
             yield module
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Masters and moments, float32, by "kind/parameter", and the RNG."""
+        """Masters and moments, float32, by "kind/parameter", and the RNG: copies of them.
+
+        All learners have to be asked, for each has a share; the first one alone keeps what comes.
+        """
         tensors = {"rng": torch.get_rng_state()}
         for name, parameter in self._trainable():
-            tensors[f"master/{name}"] = self._safe.safe_get_full_fp32_param(parameter).cpu()
-            if self.step_count:
-                for moment in MOMENTS:
-                    value = self._safe.safe_get_full_optimizer_state(parameter, moment)
-                    tensors[f"{moment}/{name}"] = value.cpu()
+            parts = {"master": self._safe.safe_get_full_fp32_param(parameter)}
+            for moment in MOMENTS if self.step_count else ():
+                parts[moment] = self._safe.safe_get_full_optimizer_state(parameter, moment)
+            if rank() == 0:
+                tensors |= {f"{kind}/{name}": tensor.cpu() for kind, tensor in parts.items()}
         return tensors
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], *, step_count: int) -> None:

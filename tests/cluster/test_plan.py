@@ -113,8 +113,13 @@ def test_learner_memory_is_eighteen_bytes_a_trained_parameter() -> None:
     figures = learner_memory(config, small_policy())
 
     params = small_policy().params
-    state = [f.value for f in figures if f.what != "activations"]
-    assert sum(state) == (2 + 4 + 4 + 8) * params
+    state = ("weights", "master weights", "gradients", "optimizer")
+    assert sum(find(figures, "learner (host)", what).value for what in state) == 18 * params
+    copies = ("checkpoint", "last broadcast")
+    assert [find(figures, "learner (host)", what).value for what in copies] == [
+        (2 + 4 + 8) * params,  # weights, master weights and moments
+        4 * params,  # as the rollout workers have them
+    ]
 
 
 def test_frozen_vision_needs_neither_gradient_nor_optimizer() -> None:
@@ -267,6 +272,6 @@ def test_every_learner_has_weights_and_gradients_and_a_share_of_the_optimizer() 
     times = {f.what: find(two, f.where, f.what).value / f.value for f in one}
     assert times == {
         **{"weights": 2, "gradients": 2, "activations": 2},
-        **{"master weights": 1, "optimizer": 1},
+        **{"master weights": 1, "optimizer": 1, "checkpoint": 1, "last broadcast": 1},
     }
     assert "x 2 learners" in find(two, "learner (host)", "activations").formula
