@@ -38,6 +38,6 @@ def policy_of_checkpoint(path: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise ConfigError(
-        f"--checkpoint {path} holds no policy (no config.json); give runs/<name>/checkpoints/"
+        f"the checkpoint {path} holds no policy (no config.json); give runs/<name>/checkpoints/"
         "step_NNNNNN or the folder of a Qwen3-VL model"
     )

@@ -72,6 +72,7 @@ def test_a_plan_follows_the_overrides() -> None:
         (("train", "--recipe", "nano", "train.step=3"), "did you mean 'train.steps'"),
         (("train", "--recipe", "nanoo"), "did you mean 'nano'"),
         (("doctor", "train.steps=0"), "greater than or equal to 1, got 0"),
+        (("doctor", "--mismatch", "/nowhere"), "the checkpoint /nowhere holds no policy"),
         (("eval", "nano", "--checkpoint", "/nowhere"), "holds no policy"),
         (("eval", "nano", "--agent", "none", "--checkpoint", "x"), "plays without one"),
         (("eval", "nano", "--agent", "openai"), "agent.model: none is set"),
