@@ -179,11 +179,8 @@ class RayLearner:
         self._replace = replace
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        data = TrainingData(batches=[list(groups)] * len(self._group))  # type: ignore[list-item]
-        with learner_errors():
-            results = await asyncio.to_thread(self._group.update, training_data=data)
-        report: LearnerReport = results[0]
-        return report
+        data = TrainingData(batch=list(groups))  # type: ignore[arg-type]
+        return await self._call(lambda learner: learner.update(training_data=data))
 
     async def publish(self) -> tuple[WeightUpdate, Any]:
         return await self._call(lambda learner: learner.publish())
@@ -198,14 +195,17 @@ class RayLearner:
         await self._call(lambda learner: learner.load(folder))
 
     async def _call(self, method: Callable[[GrpoRllibLearner], T]) -> T:
+        """Of every learner; the answer of the first that has one."""
         with learner_errors():
             results = list(await asyncio.to_thread(self._group.foreach_learner, method))
-            if not results:  # what RLlib says of a learner that it knows to be dead
-                raise LearnerLostError("the learner is lost")
+            if len(results) < len(self._group):  # RLlib leaves out one that it knows to be dead
+                raise LearnerLostError("a learner is lost")
             values = [result.get() for result in results]
-            for value in values:
-                if isinstance(value, Exception):
-                    raise value
+            errors = [value for value in values if isinstance(value, Exception)]
+            # A learner that waits for one that died has an error too, which says less.
+            deaths = [error for error in errors if not isinstance(error, RayTaskError)]
+            for error in deaths or errors:
+                raise error
         answer: T = next((value for value in values if value is not None), None)
         return answer
 

@@ -1,12 +1,13 @@
 """RLlib's Learner around `GrpoLearner`: a thin shell that a LearnerGroup places and calls.
 
-In: `TrainingData(batches=[groups] * n)`, all `Group`s of the batch for each of n learners, who
-share the work among them (RLlib's own batch types are never touched). Out: what GrpoLearner gives,
-reached through the LearnerGroup:
+In: `TrainingData(batch=groups)`, all `Group`s of the batch for each of the learners, who share the
+work among them (RLlib's own batch types are never touched). Out: what GrpoLearner gives, reached
+through the LearnerGroup:
 
-    group.update(training_data=TrainingData(batches=[groups]))      -> [LearnerReport]
-    group.foreach_learner(lambda learner: learner.publish())        -> WeightUpdate, refs; None of
-                                                                       all learners but the first
+    group.foreach_learner(lambda learner: learner.update(training_data=data))    LearnerReport
+    group.foreach_learner(lambda learner: learner.publish())                     WeightUpdate, refs
+
+`publish` gives None of all learners but the first.
 
 The AlgorithmConfig carries `gensearcher: Config` and `images_folder: str`. Errors are those of
 GrpoLearner.

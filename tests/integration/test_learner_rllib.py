@@ -7,6 +7,7 @@ import gymnasium
 import pytest
 import ray
 import torch
+from ray.exceptions import RayTaskError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -61,7 +62,14 @@ def ask(group: LearnerGroup, method: str, *arguments: Any) -> Any:
 
 
 def update(group: LearnerGroup, groups: list[Group]) -> list[LearnerReport]:
-    return group.update(training_data=TrainingData(batches=[groups] * len(group)))
+    data = TrainingData(batch=groups)
+    answers = group.foreach_learner(lambda learner: learner.update(training_data=data))
+    reports = []
+    for answer in answers:
+        if isinstance(value := answer.get(), RayTaskError):
+            raise value
+        reports.append(value)
+    return reports
 
 
 def receive(update: WeightUpdate, refs: list[Any]) -> dict[str, torch.Tensor]:
