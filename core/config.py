@@ -12,10 +12,10 @@ import types
 import typing
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from core.errors import ConfigError
 from core.files import write_atomic
@@ -57,6 +57,16 @@ class Config(Section):
     sft: SftConfig = SftConfig()
     wandb: WandbConfig = WandbConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _a_price_on_length_leaves_some_free(self) -> Self:
+        buffer, limit = self.learner.overlong_buffer, self.rollout.max_context
+        if buffer is not None and buffer >= limit:
+            raise ValueError(
+                f"learner.overlong_buffer is {buffer}, so that every episode costs; keep it below "
+                f"rollout.max_context, which is {limit}"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:

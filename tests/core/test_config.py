@@ -161,3 +161,10 @@ def test_the_run_folder_is_root_and_name() -> None:
     config = Config.model_validate({"run": {"name": "a", "root": "/tmp/r"}})
 
     assert config.run_dir == Path("/tmp/r/a")
+
+
+def test_a_buffer_as_long_as_the_context_is_refused() -> None:
+    sections = {"learner": {"overlong_buffer": 100}, "rollout": {"max_context": 100}}
+    with pytest.raises(ConfigError, match=r"overlong_buffer is 100, .* which is 100"):
+        build_config(sections)
+    build_config(sections | {"rollout": {"max_context": 101}})
