@@ -114,7 +114,7 @@ async def test_what_the_endpoint_does_not_take_is_left_out(
         (Fault.WRONG_JSON, "BadReply", 3),
         (Fault.OFF_SCALE, "BadReply", 3),
         (Fault.BLOCKED, "Blocked", 1),
-        (Fault.SLOW, "ToolError", 3),
+        (Fault.SLOW, "TimeoutError", 3),
     ],
 )
 async def test_a_lasting_fault_is_a_failure_and_the_group_is_normalised_without_it(
