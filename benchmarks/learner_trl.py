@@ -38,9 +38,8 @@ def trl(work: Work) -> Update:
         for batch in timed:
             loss = trainer._compute_loss(trainer.model, batch)
             trainer.accelerator.backward(loss)
-        norm = clip_and_step(model, optimizer, work)
         share = sum(len(batch["prompt_ids"]) for batch in timed) / len(samples)
-        return Done(share=share, grad_norm=norm)
+        return clip_and_step(model, optimizer, work, share=share)
 
     return update
 
