@@ -239,9 +239,17 @@ class LatencyLearner:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._version = 0
+        self._begun = 0
+
+    async def begin(self, groups: Sequence[Group]) -> None:
+        """Every group of a step takes an equal share of its seconds."""
+        self._begun += len(groups)
+        share = len(groups) / self._profile.groups_per_step
+        await self._profile.wait(self._profile.learn_s * share)
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        await self._profile.wait(self._profile.learn_s)
+        left, self._begun = len(groups) - self._begun, 0
+        await self._profile.wait(self._profile.learn_s * left / len(groups))
         self._version += 1
         trajectories = [m.trajectory for group in groups for m in group.scored if m.trajectory]
         return LearnerReport(

@@ -82,6 +82,9 @@ class RayLatencyLearner:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
+    async def begin(self, groups: Sequence[Group]) -> None:
+        await self._handle.begin.remote(groups)
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         report: LearnerReport = await self._handle.step.remote(groups)
         return report

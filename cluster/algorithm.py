@@ -178,6 +178,9 @@ class RayLearner:
         self._group = group
         self._replace = replace
 
+    async def begin(self, groups: Sequence[Group]) -> None:
+        await self._call(lambda learner: learner.begin(groups))
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         data = TrainingData(batch=list(groups))  # type: ignore[arg-type]
         return await self._call(lambda learner: learner.update(training_data=data))

@@ -77,6 +77,13 @@ class Checkpoints:
                 shutil.rmtree(old)
         return path
 
+    def last_whole(self) -> Path | None:
+        """From which to go on when the learner is lost: what was begun counts too, if the learner
+        had written its part, and is never put in its place afterwards."""
+        self.finish()
+        self._drop_draft()
+        return self.latest()
+
     def _drop_draft(self) -> None:
         """Of a learner that was lost before it had written its part."""
         if self._begun is not None:

@@ -14,7 +14,8 @@
                                                      the episode, render,   the workers, the render
                                                      judge                  replicas, the judge
   train      the oldest finished   a policy version  the batch; then the    group; the learner; the
-             groups (one batch)                      step, the broadcast    workers
+             groups (one batch),                     step, the broadcast    workers
+             as they end
   recover    a lost learner        another learner   the abandoned groups;  whoever starts it
                                                      its start, its load
   balance    readings of engines   more or fewer     the clock              the clock
@@ -40,6 +41,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.ahead import Ahead
 from cluster.checkpoints import LEARNER, read_frontier
 from cluster.concurrency import ReadEngines, balance
 from cluster.evaluate import EvalResult, evaluate
@@ -55,7 +57,7 @@ from cluster.starvation import refuse_to_starve
 from cluster.status import Status, StepReport, Tally, status_of
 from cluster.step_metrics import step_metrics
 from cluster.timeline import Timeline
-from cluster.watchdog import Dump, watch
+from cluster.watchdog import Dump, guarded
 from core.config import Config
 from core.errors import GensearcherError, LearnerError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
@@ -113,6 +115,7 @@ class Controller:
         self._read_engines = read_engines
         self._dump = dump
         self._members = self._new_members(self._places)
+        self._ahead = Ahead(learner, timeline, allowed=config.train.max_staleness > 0)
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
         self._last_report: StepReport | None = None
@@ -279,9 +282,9 @@ class Controller:
         while len(reports) < steps and not self._stopping:
             self._frontier.aim(self._frontier.step + steps - len(reports))
             self._admit()
-            groups = await self._next_batch()
-            self._update = asyncio.create_task(self._train_on(groups))
             try:
+                groups = await self._next_batch()
+                self._update = asyncio.create_task(self._train_on(groups))
                 reports.append(await asyncio.shield(self._update))
             except LearnerLostError as lost:
                 await self._recover(lost)
@@ -296,7 +299,9 @@ class Controller:
                 config=self._train_config,
             )
             self._group_ended.clear()
-            await self._group_ended.wait()
+            if not await self._ahead.begin(self._frontier):
+                await self._group_ended.wait()
+        self._ahead.forget()
         return groups
 
     async def _train_on(self, groups: Sequence[Group]) -> StepReport:
@@ -354,6 +359,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._ended = []
+        self._ahead.forget()
 
     def _release_images(self) -> None:
         """What the ended tasks were shown may go. Held-out tasks, which share their ordinals with
@@ -373,21 +379,10 @@ class Controller:
     # -- watchdog and stop ----------------------------------------------------------------------
 
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
-        """`work`, cut short by a stall or by a crash of a group task."""
-        self._timeline.touch()
         limit_s = self._train_config.stall_timeout_s
-        worker = asyncio.create_task(work)
-        watchdog = asyncio.create_task(watch(self._timeline, limit_s=limit_s, dump=self._dump))
-        try:
-            ends: list[asyncio.Future[Any]] = [worker, watchdog, self._crash]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for failed in (self._crash, watchdog):
-                if failed.done():
-                    failed.result()
-            return worker.result()
-        finally:
-            worker.cancel()
-            watchdog.cancel()
+        return await guarded(
+            work, self._timeline, crash=self._crash, limit_s=limit_s, dump=self._dump
+        )
 
     async def _stop(self) -> None:
         self._stopping = True

@@ -129,15 +129,21 @@ class Frontier:
         with_score = [m for m in group.members if isinstance(m.outcome, Score)]
         return Ending.FAILED if len(with_score) < 2 else Ending.FILTERED
 
+    def certain(self) -> tuple[Group, ...]:
+        """The finished groups that will be in the next batch whatever becomes of the others: those
+        whose rank is within it, since ranks only fall."""
+        oldest = sorted(self._under_way)[: self._groups_per_step]
+        groups = (self._under_way[ordinal] for ordinal in oldest)
+        return tuple(group for group in groups if group is not None)
+
     def take_batch(self) -> tuple[Group, ...] | None:
         """The oldest groups under way, if all of them are finished; they stay under way until
         `complete_step`, so that a checkpoint made in between would issue them again."""
-        oldest = sorted(self._under_way)[: self._groups_per_step]
-        groups = [group for group in (self._under_way[o] for o in oldest) if group is not None]
+        groups = self.certain()
         if len(groups) < self._groups_per_step:
             return None
-        self._taken = tuple(oldest)
-        return tuple(groups)
+        self._taken = tuple(group.task.ordinal for group in groups)
+        return groups
 
     def complete_step(self) -> None:
         """The taken batch is consumed, and the policy has its next version."""

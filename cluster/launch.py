@@ -226,7 +226,7 @@ def _controller(
             timeline=timeline,
         ),
         learner=RayLearner(algorithm.learner_group, replace=algorithm.replace_learner),
-        last_checkpoint=checkpoints.latest,
+        last_checkpoint=checkpoints.last_whole,
         recorder=recorder,
         timeline=timeline,
         meters=RunMeters(

@@ -52,6 +52,9 @@ class LocalLearner:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
 
+    async def begin(self, groups: Sequence[Group]) -> None:
+        await asyncio.to_thread(self._learner.begin, groups)
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         return await asyncio.to_thread(self._learner.update, groups)
 

@@ -48,6 +48,10 @@ class RolloutPool(Protocol):
 class RemoteLearner(Protocol):
     """Every method raises LearnerLostError when the learner's process is gone."""
 
+    async def begin(self, groups: Sequence[Group]) -> None:
+        """Work ahead on groups that will be among those of the next step. Raises as that."""
+        ...
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         """One optimizer step. Raises LearnerError, FidelityError."""
         ...

@@ -1,18 +1,44 @@
 """No silent hang: raise when nothing has moved for too long, and say what everything waits for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cluster.timeline import Timeline
 from core.errors import StalledError
+
+T = TypeVar("T")
 
 NUM_NAMED = 20
 """Pieces of work in the dump; the oldest ones."""
 
 Dump = Callable[[str], Path]
 """Writes this text, and the stacks of all processes, to a file."""
+
+
+async def guarded(
+    work: Coroutine[Any, Any, T],
+    timeline: Timeline,
+    *,
+    crash: asyncio.Future[None],
+    limit_s: float,
+    dump: Dump | None = None,
+) -> T:
+    """`work`, cut short by a stall, or by `crash`: the end of something that it relies on."""
+    timeline.touch()
+    worker = asyncio.create_task(work)
+    watchdog = asyncio.create_task(watch(timeline, limit_s=limit_s, dump=dump))
+    try:
+        ends: list[asyncio.Future[Any]] = [worker, watchdog, crash]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for failed in (crash, watchdog):
+            if failed.done():
+                failed.result()
+        return worker.result()
+    finally:
+        worker.cancel()
+        watchdog.cancel()
 
 
 async def watch(timeline: Timeline, *, limit_s: float, dump: Dump | None = None) -> NoReturn:

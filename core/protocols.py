@@ -215,8 +215,13 @@ class Reward(Protocol):
 
 
 class Learner(Protocol):
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Work ahead on groups that will be among those of the next update. Raises as that."""
+        ...
+
     def update(self, groups: Sequence[Group]) -> LearnerReport:
-        """One optimizer step on these groups. Raises LearnerError, FidelityError."""
+        """One optimizer step on these groups, those that were begun among them. Raises
+        LearnerError, FidelityError."""
         ...
 
     def publish(self) -> tuple[WeightUpdate, Any]:

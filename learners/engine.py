@@ -93,18 +93,24 @@ class TrainEngine:
         """Adds to the gradients; they are kept until `step`.
 
         DeepSpeed divides the sum over learners by their number, but a loss of ours is divided by
-        the whole batch already.
+        what the whole batch holds, here or in `step`.
         """
         self._engine.backward(loss * num_learners())
 
-    def step(self, *, lr: float) -> float:
-        """Add up over learners, clip, update, clear; the gradient norm before clipping. Raises
-        LearnerError."""
+    def step(self, *, lr: float, divide_by: float = 1.0) -> float:
+        """Add up over learners, divide, clip, update, clear; the gradient norm before clipping.
+        Raises LearnerError.
+
+        `divide_by`: what is known only once every gradient is there, e.g. how many tokens they are
+        a sum over.
+        """
         for group in self._zero.param_groups:
             group["lr"] = lr
         if num_learners() > 1:
             self._fill_gradients()
+        self._zero.loss_scale = divide_by  # which DeepSpeed divides by, before it looks at norms
         self._engine.step()
+        self._zero.loss_scale = 1.0
         norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm):
             raise LearnerError(

@@ -2,6 +2,8 @@
 
     group -> advantage per member -> TrainingSample -> pack -> log-probs -> loss -> step
 
+`begin` goes as far as the loss with groups that are there early; `update` takes the step.
+
 In: `Group`s with their trajectories, and an `ImageStore` that holds their images. Out: a
 `LearnerReport`, the weights as a `WeightUpdate`, checkpoints. Fails with FidelityError when the
 learner would train on something else than the rollout saw, LearnerError when the step fails. A
@@ -12,7 +14,7 @@ reports num_samples == 0.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ from learners.packing import plan_packs
 from learners.publish import WeightPublisher
 from learners.samples import build_sample
 
+Pass = tuple[float, TokenTrace]
+"""Of one pack: its sum of the loss, not yet divided by the normaliser, and its trace."""
+
+
+@dataclass(slots=True)
+class _Begun:
+    """Groups of the next update whose gradients are there already."""
+
+    ordinals: set[int] = field(default_factory=set)
+    passes: list[Pass] = field(default_factory=list)
+
 
 class GrpoLearner:
     """Holds the policy being trained; `version` counts the updates that changed it."""
@@ -72,11 +85,29 @@ class GrpoLearner:
         )
         self._writer = CheckpointWriter()
         self._reference = load_reference(config) if self._settings.kl_coef else None
+        self._begun = _Begun()
         self.version = 0
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        """Add the gradients of some groups of the next `update`, while its others still play.
+
+        Does nothing where that update has to see all its groups before any gradient.
+        """
+        in_parts = self._settings.updates_per_step > 1 or peers.num_learners() > 1
+        if in_parts or self._config.reward.normalise == "per_part":
+            return
+        with boundary(LearnerError, "update"):
+            samples, _ = select_samples(groups, config=self._config)
+            self._begun.passes += self._accumulate(self._plan(samples), anchor=None)
+            self._begun.ordinals |= {group.task.ordinal for group in groups}
 
     def update(self, groups: Sequence[Group]) -> LearnerReport:
         started = time.perf_counter()
         with boundary(LearnerError, "update"):
+            strangers = self._begun.ordinals - {group.task.ordinal for group in groups}
+            if strangers:
+                message = f"groups {sorted(strangers)} were begun, but are not of this update"
+                raise LearnerError(message, retryable=False)
             samples, metrics = select_samples(groups, config=self._config)
             if samples:
                 metrics |= self._train(samples)
@@ -149,19 +180,19 @@ class GrpoLearner:
     def _train(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
         """`updates_per_step` optimizer steps over disjoint shares of the samples."""
         shares = _split(samples, self._settings.updates_per_step)
-        plans = [self._plan(share) for share in shares]
+        begun, self._begun = self._begun, _Begun()
+        plans = [
+            self._plan([s for s in share if s.rollout_id.ordinal not in begun.ordinals])
+            for share in shares
+        ]
         anchors = peers.together(lambda: self._anchors(plans))[peers.rank()]
-        traces: list[TokenTrace] = []
+        early, traces = begun.passes, [trace for _, trace in begun.passes]
         losses: list[float] = []
         norms: list[float] = []
         lr = 0.0
         for share, plan, anchor in zip(shares, plans, anchors, strict=True):
-            accumulate = partial(
-                self._accumulate,
-                plan,
-                anchor=anchor,
-                normaliser=normaliser(share, mode=self._settings.aggregation),
-            )
+            accumulate = partial(self._accumulate, plan, anchor=anchor)
+            total = normaliser(share, mode=self._settings.aggregation)
             passes = [done for learner in peers.together(accumulate) for done in learner]
             traces += [trace for _, trace in passes]
             lr = warmup_lr(
@@ -169,8 +200,9 @@ class GrpoLearner:
                 base=self._settings.lr,
                 warmup_steps=self._settings.warmup_steps,
             )
-            norms.append(self._engine.step(lr=lr))
-            losses.append(sum(loss for loss, _ in passes))
+            norms.append(self._engine.step(lr=lr, divide_by=total))
+            losses.append(sum(loss for loss, _ in early + passes) / total)
+            early = []
         return {
             "loss": sum(losses) / len(losses),
             "grad_norm": sum(norms) / len(norms),
@@ -195,9 +227,8 @@ class GrpoLearner:
         plan: Sequence[list[TrainingSample]],
         *,
         anchor: Sequence[torch.Tensor] | None,
-        normaliser: float,
-    ) -> list[tuple[float, TokenTrace]]:
-        """Forward and backward of every pack: its share of the loss, and its trace."""
+    ) -> list[Pass]:
+        """Forward and backward of every pack; the step divides by the normaliser."""
         passes = []
         for number, members in enumerate(plan):
             batch = self._build(members)
@@ -207,7 +238,7 @@ class GrpoLearner:
                 entropy,
                 self._targets(batch, anchor[number] if anchor else None),
                 settings=self._settings,
-                normaliser=normaliser,
+                normaliser=1.0,
             )
             self._engine.backward(loss)
             passes.append((loss.item(), trace))

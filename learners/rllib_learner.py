@@ -13,6 +13,7 @@ The AlgorithmConfig carries `gensearcher: Config` and `images_folder: str`. Erro
 GrpoLearner.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from core.config import Config
 from core.errors import LearnerError
-from core.records import LearnerReport, WeightUpdate
+from core.records import Group, LearnerReport, WeightUpdate
 from core.stacks import answer_for_stacks
 from envs.chat import ChatFormat
 from envs.images import FileImageStore
@@ -61,6 +62,9 @@ class GrpoRllibLearner(TorchLearner):
     def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport:
         training_data.solve_refs()
         return self._grpo.update(training_data.batch)
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        self._grpo.begin(groups)
 
     def publish(self) -> tuple[WeightUpdate, tuple["ray.ObjectRef[np.ndarray]", ...]] | None:
         """The arrays of the payload lie in the object store of the learner's node, once; another

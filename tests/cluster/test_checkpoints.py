@@ -138,3 +138,21 @@ def test_one_that_stepped_aside_comes_back(tmp_path: Path) -> None:
     assert checkpoints.latest() is None
     checkpoints.clean_up()
     assert checkpoints.latest() == whole
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_after_the_loss_of_a_learner_a_begun_checkpoint_counts_now_or_never(
+    tmp_path: Path, is_written: bool
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 2)
+
+    def writes(folder: str) -> int:
+        return saver(4)(folder) if is_written else 4
+
+    checkpoints.begin(state=state(4), config=Config(), save_learner=writes)
+    found = checkpoints.last_whole()
+    assert found is not None
+    assert found.name == ("step_000004" if is_written else "step_000002")
+    assert checkpoints.finish() is None
+    assert not list(tmp_path.glob(".step_*"))

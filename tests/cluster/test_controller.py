@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cluster.starvation import EmptyBatchesError
 from cluster.timeline import Timeline
 from core.config import Config, build_config
 from core.errors import LearnerError, StalledError
-from core.records import Failure, RolloutId, Score, Task, Trajectory
+from core.records import Failure, Group, LearnerReport, RolloutId, Score, Task, Trajectory
 from rewards.reward import DualReward
 from tests.builders import make_failure, make_task
 from tests.fakes.image_model import FakeImageModel
@@ -47,11 +47,12 @@ class World:
         spread: bool = True,
         judge: FakeJudge | None = None,
         normalise: str = "blended",
+        learner: FakeLearner | None = None,
         **train: Any,
     ) -> None:
         self.config = self._config(train, normalise=normalise)
         self.pool = pool
-        self.learner = FakeLearner()
+        self.learner = learner or FakeLearner()
         self.recorder = MemoryRecorder()
         self.timeline = Timeline(self.recorder.span)
         grades = iter(i % 2 if spread else 0 for i in range(10**6))
@@ -198,6 +199,29 @@ def test_a_resumed_run_plays_no_finished_group_again_unless_its_images_are_gone(
     begun = {event[1].ordinal for event in second.pool.events if event[0] == "begin"}
     assert begun == played
     assert second.learner.events[-2] == ("update", 2, (2, 3))
+
+
+@pytest.mark.parametrize(("max_staleness", "begun"), [(0, [set()] * 2), (1, [{1}, {3}])])
+def test_the_learner_begins_with_what_is_there_except_in_sync_mode(
+    max_staleness: int, begun: list[set[int]]
+) -> None:
+    async def play(task: Task, rollout_id: RolloutId) -> None:
+        await asyncio.sleep(0.1 if task.ordinal % 2 == 0 else 0)  # the older group ends later
+
+    seen: list[set[int]] = []
+
+    class Watched(FakeLearner):
+        def update(self, groups: Sequence[Group]) -> LearnerReport:
+            seen.append(set(self.begun))
+            return super().update(groups)
+
+    world = World(FakePool(play), learner=Watched(), max_staleness=max_staleness)
+    with world.running() as controller:
+        for _ in range(2):
+            controller.advance()
+            controller.run(asyncio.sleep(0.01))
+    assert seen[0] == begun[0]
+    assert seen[1] <= begun[1]
 
 
 def test_a_failed_member_is_issued_again_and_then_left_out() -> None:

@@ -44,6 +44,9 @@ class MortalLearner:
             raise LearnerLostError("the learner is lost")
         return self._learner
 
+    async def begin(self, groups: Sequence[Group]) -> None:
+        self._call("begin").begin(groups)
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         return self._call("step").update(groups)
 
@@ -155,6 +158,12 @@ def test_a_run_reaches_its_last_step_and_no_task_ends_twice(
     assert run.pool.version == 5
     applied = [event[1] for event in run.pool.events if event[0] == "apply_weights"]
     assert applied[-1] == 5
+
+
+def test_a_learner_that_is_lost_while_it_works_ahead_is_replaced_too(tmp_path: Path) -> None:
+    run = Run(tmp_path, [("begin", 1)], max_staleness=1)
+    assert run.train(3, checkpoint_every=1) == [1, 2, 3]
+    assert audit_run(tmp_path).is_sound
 
 
 def test_the_versions_after_a_loss_follow_the_checkpoint(tmp_path: Path) -> None:

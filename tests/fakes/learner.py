@@ -26,9 +26,18 @@ class FakeLearner:
         self.version = 0
         self._failures = FailureScript(fail_times)
         self.events: list[tuple[Any, ...]] = []
+        self.begun: set[int] = set()
+        """Ordinals that `begin` was given for the next update."""
+
+    def begin(self, groups: Sequence[Group]) -> None:
+        ordinals = [group.task.ordinal for group in groups]
+        assert self.begun.isdisjoint(ordinals), "a group was begun twice"
+        self.begun.update(ordinals)
 
     def update(self, groups: Sequence[Group]) -> LearnerReport:
         assert groups, "an update without groups"
+        assert self.begun <= {group.task.ordinal for group in groups}, "a stranger was begun"
+        self.begun.clear()
         for group in groups:
             assert len(group.scored) >= 2, f"{group.task.task_id} has no group to compare"
         if self._failures.should_fail(self.version + 1):

@@ -57,7 +57,7 @@ class Odds:
     failed_render: float = 0.0
     failed_verdict: float = 0.0
     lost_learner: float = 0.0
-    """Per step, and per publication."""
+    """Per step, and per publication; a fifth of it per group that is begun."""
     equal_scores: float = 0.0
     """Per task."""
     tail: float = 0.8
@@ -185,6 +185,11 @@ class ScheduledLearner:
         self.batch_sizes: set[int] = set()
         self.stalest = 0
 
+    async def begin(self, groups: Sequence[Group]) -> None:
+        await self._chance.take(5.0)
+        self._die_perhaps(0.2)
+        self._alive.begin(groups)
+
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         self._events.append(("step", self._alive.version + 1))
         self.batch_sizes.add(len(groups))
@@ -216,8 +221,8 @@ class ScheduledLearner:
         self._learner = FakeLearner()
         self._events.append(("restart", 0))
 
-    def _die_perhaps(self) -> None:
-        if self._chance.happens(self._chance.odds.lost_learner):
+    def _die_perhaps(self, share: float = 1.0) -> None:
+        if self._chance.happens(share * self._chance.odds.lost_learner):
             self._learner = None
 
     @property
@@ -327,6 +332,6 @@ async def _end_tasks() -> None:
 
 
 def scheduled_config(**train: Any) -> Config:
-    tree = {"groups_per_step": 2, "group_size": 3, "steps": 1000, "max_learner_restarts": 50}
+    tree = {"groups_per_step": 2, "group_size": 3, "steps": 1000, "max_learner_restarts": 1000}
     rollout = {"max_parallel_episodes": train.pop("max_parallel_episodes", 8)}
     return build_config({"train": tree | train, "rollout": rollout})
