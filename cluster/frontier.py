@@ -87,6 +87,11 @@ class Frontier:
         )
 
     @property
+    def is_in_step(self) -> bool:
+        """Whether a batch is taken and its step not complete. Read from any thread."""
+        return bool(self._taken)
+
+    @property
     def num_finished(self) -> int:
         """Groups that wait for their batch to be complete. Read from any thread."""
         return sum(group is not None for group in tuple(self._under_way.values()))

@@ -93,7 +93,7 @@ def status_of(
     return Status(
         step=frontier.step,
         total_steps=config.steps,
-        stage=_stage(in_flight, oldest.kind if oldest else "idle"),
+        stage=_stage(frontier, in_flight, oldest.kind if oldest else "idle"),
         reward=tally.reward,
         num_scored=tally.num_scored,
         groups_finished=frontier.num_finished,
@@ -108,9 +108,11 @@ def status_of(
     )
 
 
-def _stage(in_flight: Mapping[str, int], oldest_kind: str) -> str:
-    """The learner and the broadcast hold up everything; else the oldest piece of work does."""
-    for kind in ("learn", "broadcast"):
-        if in_flight.get(kind):
-            return kind
+def _stage(frontier: Frontier, in_flight: Mapping[str, int], oldest_kind: str) -> str:
+    """A step and its broadcast hold up everything; else the oldest piece of work does. A learner
+    that works ahead holds up nothing."""
+    if frontier.is_in_step:
+        for kind in ("learn", "broadcast"):
+            if in_flight.get(kind):
+                return kind
     return oldest_kind

@@ -210,9 +210,16 @@ def test_the_learner_begins_with_what_is_there_except_in_sync_mode(
 
     seen: list[set[int]] = []
 
+    stages: list[str] = []
+
     class Watched(FakeLearner):
+        def begin(self, groups: Sequence[Group]) -> None:
+            super().begin(groups)
+            stages.append(world.controller.status().stage)
+
         def update(self, groups: Sequence[Group]) -> LearnerReport:
             seen.append(set(self.begun))
+            assert world.controller.status().stage == "learn"
             return super().update(groups)
 
     world = World(FakePool(play), learner=Watched(), max_staleness=max_staleness)
@@ -222,6 +229,7 @@ def test_the_learner_begins_with_what_is_there_except_in_sync_mode(
             controller.run(asyncio.sleep(0.01))
     assert seen[0] == begun[0]
     assert seen[1] <= begun[1]
+    assert stages[:1] == (["rollout"] if max_staleness else [])
 
 
 def test_a_failed_member_is_issued_again_and_then_left_out() -> None:
