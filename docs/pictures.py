@@ -3,7 +3,8 @@
     python -m docs.pictures                  # needs tmux and chromium
     python -m docs.pictures evaluation       # some of them: live, report, evaluation
 
-live        the screen of a short nano run, started inside tmux, in the middle of a step
+live        the screen of a short nano run, started inside tmux, in the middle of a step,
+            and one step of it as a Gantt chart
 report      the last demo's when there is one, else that of the short run
 evaluation  an evaluation of the demo's policy, else of the nano policy as it comes, and its
             comparison with the raw prompt on the same tasks
@@ -72,6 +73,7 @@ def main() -> None:
         if "live" in parts or ("report" in parts and not has_demo):
             screen = capture_live_screen(root)
             save_terminal_picture(screen, IMAGES / "live.png", scratch=root)
+            save_timeline_picture(write_report(root / "pictures"), scratch=root)
         if "report" in parts:
             run = demo if has_demo else root / "pictures"
             for width, name in ((1200, "report.png"), (420, "report_narrow.png")):
@@ -82,6 +84,15 @@ def main() -> None:
             save_page_picture(evaluated, "evaluation.png", width=1120, scratch=root)
             save_page_picture(compared, "compare.png", width=1120, scratch=root, most=780)
     sys.stdout.write(f"wrote {', '.join(sorted(p.name for p in IMAGES.glob('*.png')))}\n")
+
+
+def save_timeline_picture(report: Path, *, scratch: Path) -> None:
+    """The report's last section, one step, alone."""
+    head, _, body = report.read_text(encoding="utf-8").partition("<body")
+    _, heading, section = body.partition("<h2>One step</h2>")
+    page = scratch / "timeline.html"
+    page.write_text(f"{head}<body>{heading}{section}", encoding="utf-8")
+    save_page_picture(page, "timeline.png", width=1120, scratch=scratch, most=680)
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -106,7 +117,7 @@ def capture_live_screen(root: Path) -> str:
     """The terminal's contents, with colours, while step 3 of a short run is under way."""
     command = (
         f"{sys.executable} -m cluster.cli train --recipe nano run.name=pictures run.root={root} "
-        "train.steps=5 eval.num_tasks=32"
+        "train.steps=5 train.max_staleness=1 eval.num_tasks=32"
     )
     tmux("new-session", "-d", "-s", SESSION, "-x", str(COLUMNS), "-y", str(ROWS), command)
     kept = ""

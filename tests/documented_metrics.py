@@ -12,16 +12,16 @@ MAY_BE_ABSENT = frozenset({"dollars/per_reward_point"})
 
 def promised() -> frozenset[str]:
     """Names that every step's row has."""
-    return frozenset(_names(ALWAYS)) - MAY_BE_ABSENT
+    return frozenset(names_of(ALWAYS)) - MAY_BE_ABSENT
 
 
 def undocumented(metrics: Iterable[str]) -> list[str]:
     """Of these names of one step's row."""
-    known = {*_names(ALWAYS), *_names(SOMETIMES)}
+    known = {*names_of(ALWAYS), *names_of(SOMETIMES)}
     return sorted(name for name in metrics if re.sub(r"of_\d+$", "of_0", name) not in known)
 
 
-def _names(section: str) -> tuple[str, ...]:
+def names_of(section: str) -> tuple[str, ...]:
     """In the first column of the section's table."""
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"## {section}\n")
     rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("| `")]

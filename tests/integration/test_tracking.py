@@ -1,79 +1,114 @@
-"""W&B offline files, read back from disk without W&B's own reader (it has none for offline runs).
+"""Offline W&B runs, read back by W&B's own reader: metrics, pictures, resumes, and no secret."""
 
-The file is a LevelDB log of protobuf records: blocks of 32 KiB, each record in pieces with a
-7-byte header (checksum, length, kind); kinds 1 and 4 end a record.
-"""
-
+import io
 import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from cluster.run import train_run
 from cluster.tracking import TrackedPicture, TrackedTable, Tracker
-from core.config import build_config
+from core.config import build_config, load_config
+from tests.documented_metrics import ALWAYS, MAY_BE_ABSENT, SOMETIMES, names_of
+from tests.fakes.wandb_server import WandbServer, sync
 
 pytestmark = pytest.mark.integration
 
-BLOCK = 32 * 1024
+SECRETS = {
+    name: f"planted-{name.lower()}-7f3a"
+    for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "SERPER_API_KEY", "HF_TOKEN", "MY_PASSWORD")
+}
 
 
-def _records(data: bytes) -> Iterator[bytes]:
-    assert data[:4] == b":W&B"
-    at, pieces = 7, b""
-    while at + 7 <= len(data):
-        left = BLOCK - at % BLOCK
-        if left < 7:
-            at += left
-            continue
-        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
-        pieces += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):
-            yield pieces
-            pieces = b""
+@pytest.fixture(autouse=True)
+def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Secrets in the environment; what W&B keeps outside the run's folder is under tmp_path."""
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """The logged rows of one .wandb file, nested keys joined with a dot."""
-    from wandb.proto import wandb_internal_pb2
+def leaks(data: bytes) -> list[str]:
+    return [name for name, secret in SECRETS.items() if secret.encode() in data]
 
-    rows = []
-    for payload in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(payload)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+
+def heldout_table(server: WandbServer) -> list[list[Any]]:
+    """Rows of the last one."""
+    rows: list[list[Any]] = json.loads(server.files["artifact/heldout/table.table.json"])["data"]
     return rows
 
 
-def test_an_offline_run_reads_back_with_pictures_and_goes_on_under_the_same_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "planted-secret-123")
+def picture_in(cell: Mapping[str, Any], server: WandbServer) -> Image.Image:
+    return Image.open(io.BytesIO(server.files[f"artifact/{cell['path']}"]))
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("wandb/offline-run-*"))
+
+
+def test_a_resumed_run_goes_on_under_its_id_with_pictures_and_a_histogram(tmp_path: Path) -> None:
     config = build_config({"run": {"root": str(tmp_path), "name": "tracked"}})
     tracker = Tracker(config)
-    tracker.log({"reward/mean": 0.25}, step=1)
-    picture = TrackedPicture(image=Image.new("RGB", (8, 8), "red"), caption="before")
-    table = TrackedTable(columns=("prompt", "reward"), rows=(("draw", 0.5),))
-    tracker.log_evaluation({"reward": 0.5}, step=2, pictures=[picture], table=table)
+    tracker.log({"reward/mean": 0.25, "staleness/of_0": 3.0, "staleness/of_2": 1.0}, step=1)
+    picture = Image.new("RGB", (8, 8), "red")
+    table = TrackedTable(columns=("prompt", "reward", "picture"), rows=(("draw", 0.5, picture),))
+    shown = [TrackedPicture(image=picture, caption="before")]
+    tracker.log_evaluation({"reward": 0.5}, step=2, pictures=shown, table=table)
     tracker.close()
     resumed = Tracker(config)
     resumed.log({"reward/mean": 0.75}, step=3)
     resumed.close()
 
-    files = sorted(config.run_dir.glob("wandb/offline-run-*/*.wandb"))
-    assert len({path.name for path in files}) == 1
-    rows = [row for path in files for row in read_history(path)]
-    by_step = {row["_step"]: row for row in rows}
+    runs = offline_runs(config.run_dir)
+    assert len({run.name.rpartition("-")[2] for run in runs}) == 1
+    server = sync(runs, home=tmp_path / "home")
+    by_step = {row["_step"]: row for row in server.history}
     assert by_step[1]["reward/mean"] == 0.25
+    assert by_step[1]["staleness/histogram"]["values"] == [3, 0, 1]
     assert by_step[2]["heldout/reward"] == 0.5
-    assert by_step[2]["heldout/pictures.captions"] == ["before"]
+    assert by_step[2]["heldout/pictures"]["captions"] == ["before"]
     assert by_step[3]["reward/mean"] == 0.75
-    assert list(config.run_dir.glob("wandb/*/files/media/images/heldout/*.png"))
-    everything = [p.read_bytes() for p in config.run_dir.rglob("*") if p.is_file()]
-    assert not any(b"planted-secret-123" in data for data in everything)
+    (row,) = heldout_table(server)
+    assert row[:2] == ["draw", 0.5]
+    assert picture_in(row[2], server).size == (8, 8)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_whole_run_has_every_metric_of_the_page_its_pictures_and_no_secret(
+    tmp_path: Path,
+) -> None:
+    config = load_config(
+        "nano",
+        overrides=[
+            "run.name=promised",
+            f"run.root={tmp_path / 'runs'}",
+            "rollout.kv_cache_gib=0.2",
+            "train.steps=2",
+            "train.groups_per_step=4",
+            "train.group_size=4",
+            "eval.num_tasks=4",
+            "learner.kl_coef=0.01",
+            "judge.canary_every=1",
+            *(f"reward.{part}_weight=0.1" for part in ("gate", "format", "budget")),
+        ],
+    )
+    train_run(config, resume=False, console=Console(file=io.StringIO()))
+    server = sync(offline_runs(config.run_dir), home=tmp_path / "home")
+
+    seen = {name for row in server.history for name in row}
+    wanted = {*names_of(ALWAYS), *names_of(SOMETIMES), "staleness/histogram", "heldout/reward"}
+    assert wanted - seen <= MAY_BE_ABSENT
+    shown = [row[-1] for row in heldout_table(server) if row[-1]]
+    assert shown
+    for cell in shown:
+        picture_in(cell, server).verify()
+
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in kept)
+    assert {path.name: leaks(path.read_bytes()) for path in kept if leaks(path.read_bytes())} == {}
+    assert [leaks(body) for body in server.bodies if leaks(body)] == []
