@@ -315,8 +315,10 @@ class Controller:
             self._furthest_step, self._learner_losses = self._frontier.step, 0
         for group in groups:
             self._end(group, Ending.CONSUMED)
+        ended, self._ended = self._ended, []  # the next groups end while the meters are read
+        self._admit()
         metrics = {
-            **step_metrics(self._ended, consumed_at_version=version),
+            **step_metrics(ended, consumed_at_version=version),
             **report.metrics,
             **self._timeline.end_step(),
             "learner/samples": float(report.num_samples),
@@ -325,11 +327,9 @@ class Controller:
         }
         metrics |= await self._meters.end_step(metrics)
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
-        self._release_images()
-        self._ended = []
+        self._release_images([group.task.ordinal for group, _ in ended])
         self._tally.end_step()
         self._recorder.step(self._frontier.step, metrics)
-        self._admit()
         return self._last_report
 
     async def _recover(self, lost: LearnerLostError) -> None:
@@ -361,10 +361,9 @@ class Controller:
         self._ended = []
         self._ahead.forget()
 
-    def _release_images(self) -> None:
+    def _release_images(self, ended: Sequence[int]) -> None:
         """What the ended tasks were shown may go. Held-out tasks, which share their ordinals with
         training tasks, keep theirs: the report shows them."""
-        ended = [group.task.ordinal for group, _ in self._ended]
         ordinals = [ordinal for ordinal in ended if ordinal not in self._evaluated]
         self._releasing = asyncio.create_task(self._toolbox.release(ordinals))
 
