@@ -112,6 +112,8 @@ def write_example_run(folder: Path, *, num_tasks: int = 4) -> None:
         "seed": 0,
         "git_commit": "abc",
         "peak_memory_gib": 1.0,
+        "stopped": "stopped after step 3 of 4: the run has cost $1.50",
+        "dollars": {"judge": 1.5, "total": 1.5, "per_gained_point": 3.0},
         "heldout": {
             "before": heldout_json(heldouts[0]),
             "after": heldout_json(heldouts[1]),
@@ -133,6 +135,7 @@ def test_a_finished_run_becomes_one_self_contained_page(tmp_path: Path) -> None:
     assert "flag of &lt;script&gt;" in page
     assert "Draw &lt;b&gt;it&lt;/b&gt;" in page
     assert "+0.500" in page
+    assert "1.0 GiB, $1.50. It stopped after step 3 of 4: the run has cost $1.50." in page
 
 
 def test_a_run_without_results_is_refused_in_one_sentence(tmp_path: Path) -> None:

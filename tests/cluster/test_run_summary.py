@@ -50,11 +50,20 @@ def test_a_summary_holds_both_sides_their_difference_and_what_made_them(tmp_path
 
     toolbox = LocalToolbox([], Library(Store(tmp_path / "store")))
 
+    (config.run_dir / "spending.json").write_text('{"judge": 2.0, "tools": 1.0}')
+
     summary = summary_json(config, wall=wall, peak_memory_gib=3.5, tools=toolbox.counters())
 
     assert summary["heldout"]["before"]["reward"]["mean"] == 0.25
     assert summary["heldout"]["after"]["reward"]["mean"] == 0.75
     assert set(summary["heldout"]) == {"before", "after", "delta"}
+    assert summary["dollars"] == {
+        "judge": 2.0,
+        "tools": 1.0,
+        "total": 3.0,
+        "per_gained_point": 6.0,
+    }
+    assert summary["stopped"] is None
     assert summary["wall_s"] == {
         "train": 5.0,
         "total": 5.0,
