@@ -34,7 +34,7 @@ from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
 from core.stacks import answer_for_stacks
 from envs.chat import ChatFormat
 from envs.episode import EpisodeLimits, run_episode
-from envs.images import FileImageStore
+from envs.node_images import open_images
 from envs.prompts import system_prompt
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class RolloutWorker(EnvRunner, Checkpointable):
         ours: Config = config.gensearcher
         self._ours = ours
         self._toolbox: Toolbox = config.toolbox
-        self._images = FileImageStore(Path(config.images_folder))
+        self._images = open_images(Path(config.images_folder), ours.cluster)
         answer_for_stacks(Path(config.images_folder).parent, "rollout")
         self._chat = ChatFormat.load(ours.policy.path)
         max_references = references_of_an_answer(ours.render)

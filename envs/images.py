@@ -62,13 +62,13 @@ class FileImageStore:
 
     def put(self, data: bytes) -> ImageRef:
         ref = image_ref(data)
-        path = self._path(ref.sha256)
+        path = image_path(self._folder, ref.sha256)
         if not path.exists():
             write_atomic(path, data)
         return ref
 
     def get(self, ref: ImageRef) -> bytes:
-        path = self._path(ref.sha256)
+        path = image_path(self._folder, ref.sha256)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -77,10 +77,12 @@ class FileImageStore:
             raise InfraError(f"image {ref.sha256} has changed on disk", retryable=False)
         return data
 
-    def _path(self, sha256: str) -> Path:
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise InfraError(f"{sha256[:80]!r} is no image digest", retryable=False)
-        return self._folder / sha256[:2] / sha256
+
+def image_path(folder: Path, sha256: str) -> Path:
+    """Where an image with this digest lies in a folder of images. Raises InfraError."""
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise InfraError(f"{sha256[:80]!r} is no image digest", retryable=False)
+    return folder / sha256[:2] / sha256
 
 
 def image_ref(data: bytes) -> ImageRef:

@@ -28,7 +28,7 @@ from core.errors import LearnerError
 from core.records import Group, LearnerReport, WeightUpdate
 from core.stacks import answer_for_stacks
 from envs.chat import ChatFormat
-from envs.images import FileImageStore
+from envs.node_images import open_images
 from learners import peers
 from learners.grpo_learner import GrpoLearner
 
@@ -55,7 +55,7 @@ class GrpoRllibLearner(TorchLearner):
         self._grpo = GrpoLearner(
             config,
             chat=ChatFormat.load(config.policy.path),
-            images=FileImageStore(Path(self.config.images_folder)),
+            images=open_images(Path(self.config.images_folder), config.cluster),
             store=ray.put,
         )
 

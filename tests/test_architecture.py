@@ -40,7 +40,7 @@ MAY_IMPORT = {
 """What a room may import beside the standard library and itself; cluster may import all."""
 
 ALSO = {
-    "learners/rllib_learner.py": {"ray", "envs.images"},  # a shell, as actors
+    "learners/rllib_learner.py": {"ray", "envs.node_images"},  # a shell, as actors
     "actors/vllm_chat.py": {"starlette"},  # vLLM's server keeps its parts in a State
     "actors/rollout.py": {"gymnasium"},  # RLlib asks for spaces
 }

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from core.records import StopReason
 from core.sections.base import Section
@@ -108,3 +108,18 @@ class ClusterConfig(Section):
     """They share one store on one node."""
     judge_num_cpus: float = Field(0.1, ge=0)
     object_store_gib: float = Field(0.5, gt=0)
+    image_cache: str | None = None
+    """Folder on each node's own disk for copies of images, checked by their digests, which rollout
+    workers and learners read; None: they read run.root. For a run.root on a network file system."""
+    image_cache_gib: float = Field(4.0, gt=0)
+    """Above it the copies that were not read for longest go."""
+
+    @field_validator("image_cache")
+    @classmethod
+    def _is_absolute(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(
+                f"{path!r} would be another folder in every process; give an absolute path, "
+                "e.g. /var/tmp/images"
+            )
+        return path
