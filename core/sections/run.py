@@ -43,7 +43,8 @@ class RolloutConfig(Section):
     max_context: int = Field(36_000, ge=64)
     """Tokens of one episode, image tokens counted."""
     max_parallel_episodes: int = Field(64, ge=1)
-    """Fewer run while the engines' KV caches are too small for so many."""
+    """Fewer run while the engines' KV caches are too small for so many. Far more than the engines
+    run at once delay the oldest batch (docs/decisions/0005-staleness.md)."""
     temperature: float = Field(0.7, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0)
