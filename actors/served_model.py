@@ -5,8 +5,7 @@ chat completions and gives the response of vLLM's own OpenAI server. So the judg
 summariser ask it through the same `OpenAIChat` and `Endpoint` as any endpoint; there is no HTTP
 proxy and no port. Replicas come and go with the questions under way (`max_ongoing` each).
 
-`ray.serve.llm` is not used: it brings a router and a proxy of its own, and asks for a GPU
-placement that a CPU replica does not have.
+Why not `ray.serve.llm`: docs/decisions/0004-served-judge.md.
 """
 
 import asyncio
