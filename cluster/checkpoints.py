@@ -71,11 +71,19 @@ class Checkpoints:
         (draft, path), self._begun = self._begun, None
         finish_checkpoint(draft, path)
         best = self._path(self.best_step) if self.best_step is not None else None
-        for old in self._all()[self._keep :]:
+        for old in self._older_than_kept():
             if old != best:
                 logger.info("dropping checkpoint %s", old)
                 shutil.rmtree(old)
         return path
+
+    def _older_than_kept(self) -> list[Path]:
+        """A torn one counts as none of those that are kept."""
+        folders = self._all()
+        whole = [path for path in folders if is_whole(path)]
+        if len(whole) < self._keep:
+            return []
+        return folders[folders.index(whole[self._keep - 1]) + 1 :]
 
     def last_whole(self) -> Path | None:
         """From which to go on when the learner is lost: what was begun counts too, if the learner

@@ -38,8 +38,9 @@ class Concurrency:
 
     def update(self, engines: Sequence[EngineStats], *, running: int, waiting: int) -> int:
         """After one reading of every engine, with so many episodes running and waiting for room."""
-        if not engines or running > self._number:  # the last decrease is still working
-            return self._number
+        still_falling = running > self._number  # the last decrease has not worked yet
+        if not engines or not running or still_falling:
+            return self._number  # with none running, what fills the engines is an evaluation
         if any(_is_short(engine) for engine in engines):
             self._number = max(len(engines), int(DECREASE * min(self._number, running)))
         elif waiting and all(_has_room(engine) for engine in engines):

@@ -2,10 +2,14 @@
 
 In: `train.push_to_hub`, a repository like "name/policy", made private when it is not there yet; the
 token stands in HF_TOKEN. One upload at a time, on a thread. One that fails is a warning and no
-more: the checkpoint lies in the run's folder.
+more: the checkpoint lies in the run's folder. What waits for its turn is held by hard links, since
+the run drops old checkpoints meanwhile.
 """
 
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,27 +34,46 @@ class HubApi(Protocol):
 
 
 class HubUploads:
-    def __init__(self, repo: str, api: HubApi) -> None:
+    def __init__(self, repo: str, api: HubApi, *, folder: Path) -> None:
+        """`folder`: a place of its own, on the disk of the checkpoints."""
         self._repo = repo
         self._api = api
+        self._folder = folder
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub")
 
     def add(self, policy: Path, *, name: str) -> None:
-        """Upload a Hugging Face folder when those before it are done; returns at once."""
-        self._thread.submit(self._upload, policy, name)
+        """Upload a Hugging Face folder as it is now, when those before it are done; returns at
+        once."""
+        with self._warning(name):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            held = Path(tempfile.mkdtemp(dir=self._folder))
+            shutil.copytree(policy, held, copy_function=_link, dirs_exist_ok=True)
+            self._thread.submit(self._upload, held, name)
 
     def wait(self) -> None:
         """Until all are done."""
         self._thread.shutdown()
 
-    def _upload(self, policy: Path, name: str) -> None:
-        try:
+    def _upload(self, held: Path, name: str) -> None:
+        with self._warning(name):
             self._api.create_repo(self._repo, private=True, exist_ok=True)
-            self._api.upload_folder(repo_id=self._repo, folder_path=policy, commit_message=name)
+            self._api.upload_folder(repo_id=self._repo, folder_path=held, commit_message=name)
+            logger.info("%s is uploaded to %s", name, self._repo)
+        shutil.rmtree(held, ignore_errors=True)
+
+    @contextmanager
+    def _warning(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # noqa: BLE001  whatever it is, the run goes on
             logger.warning("%s was not uploaded to %s: %s", name, self._repo, error)
-        else:
-            logger.info("%s is uploaded to %s", name, self._repo)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 @contextmanager
@@ -60,8 +83,11 @@ def hub_uploads(config: Config) -> Iterator[HubUploads | None]:
     if repo is None:
         yield None
         return
-    uploads = HubUploads(repo, HfApi(token=secret(TOKEN)))
+    folder = config.run_dir / "uploads"
+    shutil.rmtree(folder, ignore_errors=True)  # of a launch that was killed
+    uploads = HubUploads(repo, HfApi(token=secret(TOKEN)), folder=folder)
     try:
         yield uploads
     finally:
         uploads.wait()
+        shutil.rmtree(folder, ignore_errors=True)

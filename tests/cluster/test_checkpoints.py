@@ -94,6 +94,16 @@ def test_a_torn_checkpoint_is_skipped(tmp_path: Path, damage: str) -> None:
         read_frontier(torn)
 
 
+def test_a_torn_one_takes_no_place_of_those_that_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    torn = save(checkpoints, 30)
+    (torn / "manifest.json").unlink()
+    save(checkpoints, 20)
+    newest = save(checkpoints, 25)
+    assert checkpoints.latest() == newest
+    assert {path.name for path in tmp_path.iterdir()} == {"step_000030", "step_000025"}
+
+
 def test_a_crash_in_the_middle_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     whole = save(checkpoints, 1)

@@ -50,6 +50,13 @@ def test_without_a_reading_nothing_changes() -> None:
     assert Concurrency(most=8).update([], running=8, waiting=9) == 8
 
 
+def test_an_evaluation_that_fills_the_engines_alone_takes_no_place_away() -> None:
+    concurrency = Concurrency(most=64)
+    for _ in range(20):
+        concurrency.update([FULL, PREEMPTED], running=0, waiting=0)
+    assert concurrency.number == 64
+
+
 def test_it_settles_below_what_the_cache_holds() -> None:
     """An engine that holds 20 episodes and preempts beyond: the number ends near, not far below."""
     concurrency, seen = Concurrency(most=64), []

@@ -1,6 +1,8 @@
 """Uploads of checkpoints, against a Hub that keeps what it is sent, and one that is down."""
 
 import logging
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def policy_at(folder: Path) -> Path:
 
 def test_policies_are_uploaded_in_order(tmp_path: Path) -> None:
     hub = FakeHub()
-    uploads = HubUploads("me/policy", hub)
+    uploads = HubUploads("me/policy", hub, folder=tmp_path / "uploads")
     for step in (20, 40):
         uploads.add(policy_at(tmp_path / str(step)), name=f"step {step}")
     uploads.wait()
@@ -43,13 +45,36 @@ def test_policies_are_uploaded_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_one_that_waits_outlives_its_checkpoint(tmp_path: Path) -> None:
+    """The run drops a checkpoint while an earlier one is still on its way."""
+    slow = threading.Event()
+
+    class SlowHub(FakeHub):
+        def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+            slow.wait(timeout=60)
+
+    hub = SlowHub()
+    uploads = HubUploads("me/policy", hub, folder=tmp_path / "uploads")
+    for step in (20, 40):
+        policy = policy_at(tmp_path / str(step))
+        uploads.add(policy, name=f"step {step}")
+        shutil.rmtree(policy)
+    slow.set()
+    uploads.wait()
+    assert hub.events == [
+        ("upload", "me/policy", ["config.json"], "step 20"),
+        ("upload", "me/policy", ["config.json"], "step 40"),
+    ]
+    assert not list((tmp_path / "uploads").iterdir())
+
+
 def test_a_failed_upload_is_a_warning_and_the_next_one_is_tried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = FakeHub()
-    uploads = HubUploads("me/policy", hub)
+    uploads = HubUploads("me/policy", hub, folder=tmp_path / "uploads")
     with caplog.at_level(logging.WARNING):
-        uploads.add(tmp_path / "pruned", name="step 20")
+        uploads.add(tmp_path / "missing", name="step 20")
         uploads.add(policy_at(tmp_path / "40"), name="step 40")
         uploads.wait()
     assert "step 20 was not uploaded to me/policy: " in caplog.text
