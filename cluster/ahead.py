@@ -23,8 +23,8 @@ class Ahead:
         groups = [group for group in certain if group.task.ordinal not in self._begun]
         self._begun.update(group.task.ordinal for group in groups)
         if groups:
-            with self._timeline.span("learn", f"part of step {frontier.step + 1}"):
-                await self._learner.begin(groups)
+            item = f"part of step {frontier.step + 1}"
+            await self._timeline.learning(item, self._learner.begin(groups))
         return bool(groups)
 
     def forget(self) -> None:

@@ -126,6 +126,7 @@ class Controller:
         self._releasing: asyncio.Task[None] | None = None
         self._evaluated: set[int] = set()
         self._update: asyncio.Task[StepReport] | None = None
+        self._lost: LearnerLostError | None = None  # which a group found out
         self._group_ended = asyncio.Event()
         self._crash: asyncio.Future[None] = self._thread.loop.create_future()
         self._stopping = False
@@ -149,11 +150,11 @@ class Controller:
 
     def save_learner(self, folder: str) -> int:
         """The version that is saved; see `frontier_state`. Writing it may go on: `finish_save`."""
-        return self.run(self._learner.save(folder))
+        return self.run(self._timeline.learning("checkpoint", self._learner.save(folder)))
 
     def finish_save(self) -> None:
         """Return when the learner's last save is whole. Raises LearnerError."""
-        self.run(self._learner.saved())
+        self.run(self._timeline.learning("checkpoint", self._learner.saved()))
 
     def advance(self, steps: int = 1) -> tuple[StepReport, ...]:
         """Return when that many optimizer steps are done and their weights are applied. They are
@@ -224,7 +225,8 @@ class Controller:
 
     async def _restore(self, checkpoint: Path) -> None:
         state = read_frontier(checkpoint)
-        await self._learner.load(str(checkpoint / LEARNER))
+        folder = checkpoint / LEARNER
+        await self._timeline.learning(checkpoint.name, self._learner.load(str(folder)))
         whole = [group for group in state.finished if await self._pin(group)]
         self._frontier = self._new_frontier(replace(state, finished=tuple(whole)))
         await self._broadcast(state.step)
@@ -243,7 +245,11 @@ class Controller:
             task.add_done_callback(self._on_task_done)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) and not self._crash.done():
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LearnerLostError):
+            self._lost = error
+            self._group_ended.set()
+        elif error is not None and not self._crash.done():
             self._crash.set_exception(error)
 
     async def _run_group(self, ordinal: int) -> None:
@@ -292,6 +298,8 @@ class Controller:
 
     async def _next_batch(self) -> tuple[Group, ...]:
         while (groups := self._frontier.take_batch()) is None:
+            if self._lost is not None:
+                raise self._lost
             refuse_to_starve(
                 [ending for _, ending in self._ended],
                 self._tally.failures,
@@ -307,8 +315,7 @@ class Controller:
     async def _train_on(self, groups: Sequence[Group]) -> StepReport:
         """One optimizer step, its weights on every worker, then the new version."""
         version = self._frontier.step
-        with self._timeline.span("learn", f"step {version + 1}"):
-            report = await self._learner.step(groups)
+        report = await self._timeline.learning(f"step {version + 1}", self._learner.step(groups))
         await self._broadcast(version + 1)
         self._frontier.complete_step()
         if self._frontier.step > self._furthest_step:
@@ -343,8 +350,7 @@ class Controller:
         logger.warning("%s; another goes on from %s", lost, checkpoint or "the beginning")
         await self._abandon_groups()
         try:
-            with self._timeline.span("learn", "another learner"):
-                await self._learner.restart()
+            await self._timeline.learning("another learner", self._learner.restart())
             if checkpoint is None:
                 self._frontier = self._new_frontier(None)
                 await self._broadcast(0)
@@ -359,6 +365,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._ended = []
+        self._lost = None
         self._ahead.forget()
 
     def _release_images(self, ended: Sequence[int]) -> None:

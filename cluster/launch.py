@@ -129,8 +129,10 @@ class System:
         """One of this step, written while training goes on. Waits for the one before, and raises
         LearnerError when that could not be written."""
         self.finish_checkpoint()
+        state = self.controller.frontier_state
+        self.recorder.flush()  # how those tasks ended that this state no longer knows
         self.checkpoints.begin(
-            state=self.controller.frontier_state,
+            state=state,
             config=self.config,
             save_learner=self.controller.save_learner,
         )

@@ -1,10 +1,13 @@
 """An asyncio loop on a thread of its own, for callers that block."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -28,8 +31,9 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let it run beside, until it ends or the loop's tasks are cancelled."""
-        asyncio.run_coroutine_threadsafe(work, self.loop)
+        """Let it run beside, until it ends or the loop's tasks are cancelled; its error is logged,
+        and ends nothing else."""
+        asyncio.run_coroutine_threadsafe(work, self.loop).add_done_callback(_log_error)
 
     def ask(self, question: Callable[[], T]) -> T:
         """Call `question` between two turns of the loop, so that it sees no half-done change."""
@@ -48,3 +52,8 @@ class LoopThread:
             self._thread.join()
         if not self.loop.is_closed():
             self.loop.close()
+
+
+def _log_error(ended: "Future[None]") -> None:
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        logger.error("work beside the loop ended", exc_info=error)

@@ -35,7 +35,8 @@ class LearnerLostError(LearnerError):
 
 class RolloutPool(Protocol):
     async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory | Failure:
-        """Play one episode. Waits for room; never raises for a fault of an engine or a node."""
+        """Play one episode. Waits for room; never raises for a fault of an engine or a node, but
+        LearnerLostError when no worker is there and their weights are gone."""
         ...
 
     async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:

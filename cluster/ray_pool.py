@@ -3,8 +3,9 @@
 Episodes go to the ready worker with the least to do. A worker that dies is away until Ray has
 restarted it, it answers again and it has the current weights; its episodes come back as Failures,
 so that the controller issues them again. With every worker away, episodes wait; with every worker
-gone for good, NoWorkersError ends the run. A worker whose node is about to be taken away gets no
-new episode while another has room for it, and moves once its last one has ended.
+gone for good, NoWorkersError ends the run; with every worker away, and gone with the learner the
+weights that they wait for, it is a LearnerLostError. A worker whose node is about to be taken away
+gets no new episode while another has room for it, and moves once its last one has ended.
 
 The pool keeps the last dense update and the deltas since. Ready workers are given the newest one;
 one that cannot use it (another base, a damaged byte) is given the whole chain before it is given
@@ -77,6 +78,7 @@ class RayPool:
         ]
         self._chain: tuple[_Published, ...] = ()
         """The last dense update and the deltas that build on it; replaced, never changed."""
+        self._weights_are_gone = False
         self._returned = asyncio.Condition()
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -106,6 +108,7 @@ class RayPool:
         worker away, waits for one to come back: it comes back with these weights."""
         kept = () if update.base_version is None else self._chain
         self._chain = (*kept, _Published(update=update, refs=list(payload)))
+        self._weights_are_gone = False
         ready = [worker for worker in self._workers if worker.ready]
         faults = await asyncio.gather(*(self._apply(worker) for worker in ready))
         if Fault.LOST in faults:
@@ -153,7 +156,7 @@ class RayPool:
                 logger.warning("%s starts from the last snapshot: %r", worker.name, error.cause)
                 await _send(worker, chain)
         except RayTaskError as error:
-            if isinstance(error.cause, ObjectLostError):
+            if _weights_are_gone(error):
                 return Fault.LOST
             ray.kill(worker.handle, no_restart=False)
             self._lose(worker, f"weights of version {chain[-1].update.version}: {error.cause!r}")
@@ -163,10 +166,18 @@ class RayPool:
         return None
 
     async def _wait_for_one(self) -> None:
+        """Raises NoWorkersError, LearnerLostError."""
+
+        def is_over() -> bool:
+            ready = any(worker.ready for worker in self._workers)
+            return ready or not self._workers or self._weights_are_gone
+
         async with self._returned:
-            await self._returned.wait_for(
-                lambda: not self._workers or any(worker.ready for worker in self._workers)
-            )
+            await self._returned.wait_for(is_over)
+        if any(worker.ready for worker in self._workers):
+            return
+        if self._weights_are_gone:
+            raise LearnerLostError("the weights that every rollout worker waits for are gone")
         if not self._workers:
             raise NoWorkersError("every rollout worker is gone; its log in Ray's folder says why")
 
@@ -204,6 +215,10 @@ class RayPool:
                     break
                 if fault is Fault.FAILED:
                     ray.kill(worker.handle, no_restart=False)  # alive, but its engine is not
+                if _weights_are_gone(error) and self._chain is chain:
+                    self._weights_are_gone = True
+                    async with self._returned:
+                        self._returned.notify_all()
                 await asyncio.sleep(RETRY_S)
                 continue
             if self._chain is chain:
@@ -231,14 +246,17 @@ async def _send(worker: _Worker, chain: Sequence[_Published]) -> None:
 
 def _fault_of_worker(error: RayError) -> Fault:
     match error:
-        case RayTaskError(cause=ObjectLostError()):  # the weights, with the learner's process
-            return Fault.LOST
         case RayTaskError():
-            return Fault.FAILED
+            return Fault.LOST if _weights_are_gone(error) else Fault.FAILED
         case ActorDiedError():  # "unavailable" is what Ray says while it restarts one
             return Fault.HOPELESS
         case _:
             return Fault.LOST
+
+
+def _weights_are_gone(error: RayError) -> bool:
+    """With the learner's process, which owns them."""
+    return isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError)
 
 
 def _as_failure(error: RayTaskError, what: str) -> Failure:

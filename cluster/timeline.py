@@ -12,11 +12,14 @@ ones become seconds per stage (metrics) and bars of the report's timeline (recor
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cluster.pools import PoolUse, use_of
+
+T = TypeVar("T")
 
 STAGES = ("rollout", "tool", "render", "judge", "learn", "broadcast")
 """Kinds of spans, in the order in which a trajectory meets them."""
@@ -76,6 +79,11 @@ class Timeline:
             self._last_change_s = self._clock()
             end_s = self._last_change_s
             self.add(Span(kind=kind, item=item, start_s=opened.start_s, end_s=end_s))
+
+    async def learning(self, item: str, work: Awaitable[T]) -> T:
+        """What the learner gives, inside a span."""
+        with self.span("learn", item):
+            return await work
 
     def add(self, span: Span) -> None:
         """A piece of work that is over, e.g. one tool call inside an episode."""

@@ -320,6 +320,21 @@ def test_a_stall_names_the_stage_the_oldest_item_and_its_age() -> None:
     assert status.groups_finished == 1
 
 
+def test_a_checkpoint_that_is_written_for_too_long_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(learner: LocalLearner) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(LocalLearner, "saved", never)
+    world = World(FakePool(), stall_timeout_s=0.1)
+    with (
+        world.running() as controller,
+        pytest.raises(StalledError, match="is learn of checkpoint"),
+    ):
+        controller.finish_save()
+
+
 def test_a_broken_learner_stops_the_run() -> None:
     world = World(FakePool())
     world.learner = FakeLearner(fail_times={1: 1})

@@ -14,7 +14,7 @@ from cluster.parts import LearnerLostError
 from cluster.recorder import JsonlRecorder
 from cluster.timeline import Timeline
 from core.config import build_config
-from core.records import Group, LearnerReport, WeightUpdate
+from core.records import Group, LearnerReport, RolloutId, Task, WeightUpdate
 from rewards.reward import DualReward
 from tests.builders import make_task
 from tests.fakes.image_model import FakeImageModel
@@ -73,12 +73,19 @@ class MortalLearner:
 class Run:
     """A controller over fakes that keeps checkpoints and records as a real run does."""
 
-    def __init__(self, folder: Path, deaths: Sequence[tuple[str, int]], **train: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        deaths: Sequence[tuple[str, int]],
+        *,
+        pool: FakePool | None = None,
+        **train: Any,
+    ) -> None:
         tree = {"groups_per_step": 2, "group_size": 2, "steps": 20, "stall_timeout_s": 20.0}
         self.config = build_config({"train": tree | train})
         self.folder = folder
         self.learner = MortalLearner(deaths)
-        self.pool = FakePool()
+        self.pool = pool or FakePool()
         self.recorder = JsonlRecorder(folder)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=2)
         timeline = Timeline(self.recorder.span)
@@ -163,6 +170,21 @@ def test_a_run_reaches_its_last_step_and_no_task_ends_twice(
 def test_a_learner_that_is_lost_while_it_works_ahead_is_replaced_too(tmp_path: Path) -> None:
     run = Run(tmp_path, [("begin", 1)], max_staleness=1)
     assert run.train(3, checkpoint_every=1) == [1, 2, 3]
+    assert audit_run(tmp_path).is_sound
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_a_loss_that_the_workers_find_out_is_mended_too(tmp_path: Path, max_staleness: int) -> None:
+    """No worker is there to fill the batch, and none can be: their weights are gone."""
+    calls = iter(range(1000))
+
+    async def play(task: Task, rollout_id: RolloutId) -> None:
+        if next(calls) == 9:
+            raise LearnerLostError("the weights are gone")
+
+    run = Run(tmp_path, [], pool=FakePool(play), max_staleness=max_staleness)
+    assert run.train(5, checkpoint_every=2)[-1] == 5
+    assert [event for event in run.learner.events if event[0] == "restart"] == [("restart",)]
     assert audit_run(tmp_path).is_sound
 
 
