@@ -48,7 +48,7 @@ from cluster.evaluate import EvalResult, evaluate
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
 from cluster.groups import play_group
-from cluster.kept_groups import images_of
+from cluster.kept_groups import fresh_enough, images_of
 from cluster.loop_thread import LoopThread
 from cluster.members import MemberRunner
 from cluster.meters import NO_METERS, Meters
@@ -225,9 +225,9 @@ class Controller:
 
     async def _restore(self, checkpoint: Path) -> None:
         state = read_frontier(checkpoint)
-        folder = checkpoint / LEARNER
-        await self._timeline.learning(checkpoint.name, self._learner.load(str(folder)))
-        whole = [group for group in state.finished if await self._pin(group)]
+        await self._timeline.learning("load", self._learner.load(str(checkpoint / LEARNER)))
+        fresh = fresh_enough(state, config=self._train_config)
+        whole = [group for group in fresh if await self._pin(group)]
         self._frontier = self._new_frontier(replace(state, finished=tuple(whole)))
         await self._broadcast(state.step)
 

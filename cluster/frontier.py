@@ -66,7 +66,7 @@ class Frontier:
         self._under_way: dict[int, Group | None] = {
             group.task.ordinal: group for group in state.finished
         }
-        """Ordinal -> finished group, or None while it runs; in the order of ordinals."""
+        """Ordinal -> finished group, or None while it runs."""
         self._reissue = sorted(set(state.pending) - set(self._under_way))
         self._taken: tuple[int, ...] = ()
         self._ends_without_gradient = 0

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from cluster.frontier import FrontierState
+from cluster.members import oldest_version
 from core.files import write_atomic
 from core.records import Group, ImageRef, to_jsonable
+from core.sections.run import TrainConfig
 
 _GROUP = TypeAdapter(Group)
 
@@ -24,6 +27,20 @@ def write_groups(path: Path, groups: Sequence[Group]) -> None:
 def read_groups(path: Path) -> tuple[Group, ...]:
     with path.open(encoding="utf-8") as file:
         return tuple(_GROUP.validate_json(line) for line in file)
+
+
+def fresh_enough(state: FrontierState, *, config: TrainConfig) -> tuple[Group, ...]:
+    """Of the finished groups those that can be consumed within the bound: a resume may have made
+    that smaller. A group's rank says at which version it is consumed at the latest."""
+    kept = []
+    for group in state.finished:
+        rank = state.pending.index(group.task.ordinal)
+        consumed_at = state.step + rank // config.groups_per_step
+        versions = (oldest_version(m.trajectory) for m in group.scored if m.trajectory)
+        oldest = min((version for version in versions if version is not None), default=consumed_at)
+        if consumed_at - oldest <= config.max_staleness:
+            kept.append(group)
+    return tuple(kept)
 
 
 def images_of(group: Group) -> tuple[ImageRef, ...]:

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from ray.exceptions import RayError
+
 from core.errors import GensearcherError
 from core.files import write_json_atomic
 
@@ -50,7 +52,7 @@ class Spending:
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     self._totals[name] = self._before.get(name, 0.0) + await source()
-            except (GensearcherError, TimeoutError) as error:
+            except (GensearcherError, RayError, TimeoutError) as error:
                 logger.warning("the dollars of %s are those of the last count: %r", name, error)
         write_json_atomic(self._path, self._totals)
         return self.totals

@@ -6,8 +6,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.kept_groups import images_of, read_groups, write_groups
+from cluster.frontier import FrontierState
+from cluster.kept_groups import fresh_enough, images_of, read_groups, write_groups
 from core.records import AnswerError, Group, StopReason
+from core.sections.run import TrainConfig
 from tests.builders import (
     make_answer,
     make_failure,
@@ -58,3 +60,22 @@ def test_scores_come_back_to_the_last_bit(value: float) -> None:
 def test_the_images_of_a_group_are_those_that_its_scored_members_saw() -> None:
     names = [make_seen_image("a").ref, make_seen_image("b").ref]
     assert images_of(whole_group()) == tuple(names)
+
+
+def test_under_a_smaller_bound_older_groups_are_played_again() -> None:
+    """Checkpoint of step 5, two groups per step: ranks 0 and 1 are consumed at version 5."""
+
+    def group(ordinal: int, *, version: int) -> Group:
+        task = make_task(ordinal)
+        trajectory = make_trajectory(task=task, version=version)
+        return Group(task=task, members=(make_member(1.0, trajectory=trajectory),))
+
+    finished = (group(10, version=4), group(11, version=5), group(13, version=5))
+    state = FrontierState(step=5, next_ordinal=14, pending=(10, 11, 12, 13), finished=finished)
+
+    def kept(max_staleness: int) -> list[int]:
+        config = TrainConfig(groups_per_step=2, max_staleness=max_staleness)
+        return [group.task.ordinal for group in fresh_enough(state, config=config)]
+
+    assert kept(1) == [10, 11, 13]
+    assert kept(0) == [11]

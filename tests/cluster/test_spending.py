@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+from ray.exceptions import RayTaskError
+
 from cluster.spending import Spending, read_spending
 from core.errors import InfraError
 
@@ -9,11 +12,11 @@ from core.errors import InfraError
 class Service:
     def __init__(self) -> None:
         self.usd = 0.0
-        self.is_away = False
+        self.fault: Exception | None = None
 
     async def spent_usd(self) -> float:
-        if self.is_away:
-            raise InfraError("away")
+        if self.fault is not None:
+            raise self.fault
         return self.usd
 
 
@@ -33,13 +36,16 @@ async def test_a_second_start_goes_on_from_what_the_first_one_spent(tmp_path: Pa
     assert read_spending(tmp_path) == {"tools": 1.5, "judge": 0.75}
 
 
-async def test_a_service_that_is_away_counts_as_it_did_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [InfraError("away"), RayTaskError("counters", "", OSError())])
+async def test_a_service_that_does_not_answer_counts_as_it_did_last(
+    tmp_path: Path, fault: Exception
+) -> None:
     service = Service()
     spending = Spending(tmp_path, {})
     spending.add_source("canary", service.spent_usd)
     service.usd = 2.0
     await spending.count()
-    service.is_away = True
+    service.fault = fault
     assert await spending.count() == {"canary": 2.0}
 
 
