@@ -156,7 +156,7 @@ class RayPool:
                 logger.warning("%s starts from the last snapshot: %r", worker.name, error.cause)
                 await _send(worker, chain)
         except RayTaskError as error:
-            if _weights_are_gone(error):
+            if _went_with_learner(error):
                 return Fault.LOST
             ray.kill(worker.handle, no_restart=False)
             self._lose(worker, f"weights of version {chain[-1].update.version}: {error.cause!r}")
@@ -215,7 +215,7 @@ class RayPool:
                     break
                 if fault is Fault.FAILED:
                     ray.kill(worker.handle, no_restart=False)  # alive, but its engine is not
-                if _weights_are_gone(error) and self._chain is chain:
+                if _went_with_learner(error) and self._chain is chain:
                     self._weights_are_gone = True
                     async with self._returned:
                         self._returned.notify_all()
@@ -247,15 +247,15 @@ async def _send(worker: _Worker, chain: Sequence[_Published]) -> None:
 def _fault_of_worker(error: RayError) -> Fault:
     match error:
         case RayTaskError():
-            return Fault.LOST if _weights_are_gone(error) else Fault.FAILED
+            return Fault.LOST if _went_with_learner(error) else Fault.FAILED
         case ActorDiedError():  # "unavailable" is what Ray says while it restarts one
             return Fault.HOPELESS
         case _:
             return Fault.LOST
 
 
-def _weights_are_gone(error: RayError) -> bool:
-    """With the learner's process, which owns them."""
+def _went_with_learner(error: RayError) -> bool:
+    """The weights that it was to take: the learner's process owns them."""
     return isinstance(error, RayTaskError) and isinstance(error.cause, ObjectLostError)
 
 
