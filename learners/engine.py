@@ -217,6 +217,9 @@ def _join_process_group(deepspeed: Any, device: str) -> None:
     """The group that is there already (RLlib makes one), else a group of this process alone."""
     backend = "gloo" if device == "cpu" else "nccl"
     if not torch.distributed.is_initialized():
+        # Another engine of this process (vLLM, when it ends) may have taken away the group that
+        # DeepSpeed remembers.
+        deepspeed.utils.groups._release_process_group_references()
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     for name, value in (("RANK", rank()), ("LOCAL_RANK", 0), ("WORLD_SIZE", num_learners())):
