@@ -110,9 +110,13 @@ class System:
         """The held-out tasks of the recipe, or these, with the present policy."""
         if tasks is None:
             tasks = open_heldout_tasks(self.config, images=self.services.images)
-        result = self.controller.evaluate(
-            tasks, max_parallel=self.config.eval.max_parallel_episodes
-        )
+        try:
+            result = self.controller.evaluate(
+                tasks, max_parallel=self.config.eval.max_parallel_episodes
+            )
+        except LearnerLostError as lost:  # with the weights that the workers waited for
+            self.controller.recover(lost)
+            return self.evaluate(tasks)
         self.recorder.flush()
         self.controller.run(self.spending.count())
         return result

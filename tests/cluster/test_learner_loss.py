@@ -10,8 +10,10 @@ from cluster.audit import audit_run
 from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.grading import Grader
+from cluster.launch import System
 from cluster.parts import LearnerLostError
 from cluster.recorder import JsonlRecorder
+from cluster.spending import Spending
 from cluster.timeline import Timeline
 from core.config import build_config
 from core.records import Group, LearnerReport, RolloutId, Task, WeightUpdate
@@ -186,6 +188,34 @@ def test_a_loss_that_the_workers_find_out_is_mended_too(tmp_path: Path, max_stal
     assert run.train(5, checkpoint_every=2)[-1] == 5
     assert [event for event in run.learner.events if event[0] == "restart"] == [("restart",)]
     assert audit_run(tmp_path).is_sound
+
+
+def test_an_evaluation_that_loses_the_learner_is_played_again(tmp_path: Path) -> None:
+    calls = iter(range(1000))
+
+    async def play(task: Task, rollout_id: RolloutId) -> None:
+        if next(calls) == 1:
+            raise LearnerLostError("the weights are gone")
+
+    run = Run(tmp_path, [], pool=FakePool(play))
+    beside: Any = None
+    system = System(
+        config=run.config,
+        algorithm=beside,
+        controller=run.controller,
+        checkpoints=run.checkpoints,
+        recorder=run.recorder,
+        services=beside,
+        spending=Spending(tmp_path, {}),
+        hub=None,
+    )
+    run.controller.start()
+    try:
+        result = system.evaluate([make_task(0), make_task(1)])
+    finally:
+        run.controller.close()
+    assert (len(result.members), result.num_failed) == (2, 0)
+    assert ("restart",) in run.learner.events
 
 
 def test_the_versions_after_a_loss_follow_the_checkpoint(tmp_path: Path) -> None:
