@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from actors.stats import EngineCounts, EngineStats, Gauges
+from cluster.parts import LearnerLostError
 from cluster.ray_pool import NoWorkersError, RayPool
 from core.errors import FidelityError, InfraError
 from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
@@ -148,6 +149,27 @@ async def test_a_worker_that_comes_back_catches_up_through_the_chain(pool: RayPo
     await asyncio.gather(play(pool, "die"), play(pool, "die"))
     played = await asyncio.gather(*(play(pool) for _ in range(6)))
     assert {version_of(one) for one in played} == {2}
+
+
+class Owner:
+    """What it gives out is gone with it."""
+
+    def put(self, version: int) -> list[Any]:
+        return payload(version)
+
+
+async def test_workers_that_wait_for_the_weights_of_a_dead_learner_say_so(
+    pool: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ray_pool.RETRY_S", 0.05)
+    learner = ray.remote(Owner).options(num_cpus=0.1).remote()
+    await pool.apply_weights(weights(1), await learner.put.remote(1))
+    ray.kill(learner)
+    await asyncio.gather(play(pool, "die"), play(pool, "die"))
+    with pytest.raises(LearnerLostError, match="every rollout worker waits"):
+        await play(pool)
+    await pool.apply_weights(weights(0), payload(0))
+    assert version_of(await play(pool)) == 0
 
 
 async def test_workers_that_never_come_back_end_the_run(
