@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
@@ -22,11 +22,10 @@ from ray.serve.handle import DeploymentHandle
 
 from core.errors import InfraError, ToolError
 from core.protocols import HttpResponse
-from core.sections.judge import ServedConfig
+from core.sections.served import ServedConfig
 
 logger = logging.getLogger(__name__)
 
-APP_NAME: Final = "served-model"
 START_TIMEOUT_S: Final = 1800.0
 """Loading a large model over a network takes minutes."""
 
@@ -51,7 +50,7 @@ class ServedModel:
 class ServedHttp:
     """Implements core.protocols.HttpClient over the deployment; its URLs are names only."""
 
-    def __init__(self, app_name: str = APP_NAME) -> None:
+    def __init__(self, app_name: str) -> None:
         self._app_name = app_name
         self._handle: DeploymentHandle | None = None
 
@@ -89,7 +88,7 @@ class ServedHttp:
         return HttpResponse(status=status, headers={}, body=data)
 
 
-def deploy_model(config: ServedConfig, *, app_name: str = APP_NAME) -> None:
+def deploy_model(config: ServedConfig, *, app_name: str) -> None:
     """Start the replicas on the connected Ray cluster and wait until they are ready.
 
     Raises InfraError when they do not start.
@@ -106,12 +105,12 @@ def deploy_model(config: ServedConfig, *, app_name: str = APP_NAME) -> None:
     logger.info("the served model is up: %s", config.path)
 
 
-def served_app_name(run_name: str) -> str:
+def served_app_name(role: Literal["judge", "summariser"], *, run_name: str) -> str:
     """Two runs on one cluster serve each their own."""
-    return f"{APP_NAME}-{run_name}"
+    return f"served-{role}-{run_name}"
 
 
-def stop_model(app_name: str = APP_NAME) -> None:
+def stop_model(app_name: str) -> None:
     """Take the deployment down, if it is up; the rest of Serve stays."""
     with suppress(RayServeException):
         serve.delete(app_name)

@@ -23,7 +23,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from core.errors import InfraError, boundary
-from core.sections.judge import ServedConfig
+from core.sections.served import ServedConfig
 
 # Without white space: else a schema lets a weak model write it until it is cut.
 _DECODING = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
@@ -49,7 +49,8 @@ class VllmChat:
             self._prepared = asyncio.create_task(self._prepare())
         await asyncio.shield(self._prepared)  # a caller that gives up must not stop it for all
         try:
-            request = ChatCompletionRequest.model_validate(body)
+            # There is one model here, whatever name its callers have for it.
+            request = ChatCompletionRequest.model_validate({**body, "model": None})
         except ValidationError as error:
             return 400, json.dumps({"error": {"message": str(error)[:500], "code": 400}})
         try:

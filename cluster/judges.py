@@ -125,7 +125,7 @@ def open_http(judge: JudgeConfig, *, run_name: str) -> HttpClient:
             served_app_name,
         )
 
-        return ServedHttp(served_app_name(run_name))
+        return ServedHttp(served_app_name("judge", run_name=run_name))
     # The operator names this endpoint; it may well be on a private network.
     return AiohttpClient(
         may_connect=lambda address: True,

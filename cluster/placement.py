@@ -4,12 +4,16 @@ Ray waits for ever for a place that will never be free; here it is one sentence 
 actor of a run is one `Demand`; `refuse_what_cannot_fit` packs them onto the nodes, largest first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.image_models import is_api
 from core.config import Config
 from core.errors import ConfigError
+from core.sections.served import ServedConfig
+
+SERVED_JUDGE = "served judge model"
+SERVED_SUMMARISER = "served summariser model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +57,35 @@ def demands(config: Config) -> tuple[Demand, ...]:
         num_cpus=config.cluster.judge_num_cpus,
         setting="cluster.judge_num_cpus",
     )
-    served = Demand(
-        name="served judge model",
-        num_cpus=config.judge.served.num_cpus_per_replica,
-        num_gpus=config.judge.served.num_gpus_per_replica,
-        setting="judge.served.min_replicas",
-    )
-    num_served = max(1, config.judge.served.min_replicas) if config.judge.kind == "served" else 0
     return (
-        *(served,) * num_served,
+        *_replicas(config),
         *(rollout,) * config.rollout.num_workers,
         *(render,) * (0 if is_api(config.render) else max(1, config.render.min_replicas)),
         *(learner,) * config.learner.num_learners,
         *(search,) * config.cluster.search_actors,
         judge,
     )
+
+
+def served_models(config: Config) -> Mapping[str, ServedConfig]:
+    """Models that the run serves itself, beside the one that draws, by name of their demand."""
+    models = {
+        SERVED_JUDGE: config.judge.served if config.judge.kind == "served" else None,
+        SERVED_SUMMARISER: config.tools.served_summariser,
+    }
+    return {name: model for name, model in models.items() if model is not None}
+
+
+def _replicas(config: Config) -> Iterator[Demand]:
+    settings = {SERVED_JUDGE: "judge.served", SERVED_SUMMARISER: "tools.summariser.served"}
+    for name, model in served_models(config).items():
+        demand = Demand(
+            name=name,
+            num_cpus=model.num_cpus_per_replica,
+            num_gpus=model.num_gpus_per_replica,
+            setting=f"{settings[name]}.min_replicas",
+        )
+        yield from (demand,) * max(1, model.min_replicas)
 
 
 def learner_gpus(config: Config) -> int:

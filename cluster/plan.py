@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from actors.image_models import is_api
 from cluster.model_sizes import image_model_size, policy_size
-from cluster.placement import demands
+from cluster.placement import demands, served_models
 from cluster.plan_memory import host_memory, learner_memory, render_memory, rollout_memory
 from cluster.plan_seconds import stage_seconds
 from cluster.rates import Figure
@@ -100,6 +100,9 @@ def placements(config: Config) -> tuple[Placement, ...]:
         "judge actor": f"{config.judge.kind} judge",
     }
     most = {"render actor": config.render.max_replicas}
+    for role, model in served_models(config).items():
+        holds[role] = f"vLLM, {model.path}, {model.min_replicas} to {model.max_replicas} replicas"
+        most[role] = model.max_replicas
     return tuple(
         Placement(
             role=demand.name,

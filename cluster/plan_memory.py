@@ -3,6 +3,7 @@
 from actors.image_models import is_api
 from cluster import rates
 from cluster.model_sizes import BYTES, ImageModelSize, PolicySize
+from cluster.placement import served_models
 from cluster.rates import Figure
 from core.config import Config
 
@@ -161,7 +162,8 @@ def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     payload = policy.params * BYTES[config.policy.dtype]
     store = max(2.0 * payload, config.cluster.object_store_gib * 2**30)
     vllm, other = rates.VLLM_PROCESS_BYTES, rates.OTHER_PROCESS_BYTES
-    workers = config.rollout.num_workers
+    served = sum(model.max_replicas for model in served_models(config).values())
+    engines = config.rollout.num_workers + served
     return (
         _memory(
             "object store (host)",
@@ -173,8 +175,8 @@ def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
         _memory(
             "processes (host)",
             "vLLM",
-            workers * vllm.value,
-            f"{workers} x {vllm.value / 1e9:g} GB",
+            engines * vllm.value,
+            f"{engines} x {vllm.value / 1e9:g} GB",
             vllm.source,
         ),
         _memory(

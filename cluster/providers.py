@@ -83,29 +83,21 @@ def open_providers(
 
     Opens on any thread; use it on one event loop.
     """
-    opening = _Opening(
-        config.tools, run_dir, keys, images=images, num_actors=config.cluster.search_actors
-    )
-    return opening.providers(count)
+    return _Opening(config, run_dir, keys, images=images).providers(count)
 
 
 class _Opening:
     """Makes every provider once, so that its rate holds for all that it is asked for."""
 
     def __init__(
-        self,
-        tools: ToolsConfig,
-        run_dir: Path,
-        keys: Mapping[str, str],
-        *,
-        images: ImageStore,
-        num_actors: int,
+        self, config: Config, run_dir: Path, keys: Mapping[str, str], *, images: ImageStore
     ) -> None:
-        """`num_actors`: search actors that ask the same services side by side."""
+        tools = config.tools
         self._tools = tools
         self._run_dir = run_dir
+        self._run_name = config.run.name
         self._keys = keys
-        self._num_actors = num_actors
+        self._num_actors = config.cluster.search_actors  # they ask the same services side by side
         # The operator names these addresses; they may well be on a private network.
         self._operator = AiohttpClient(
             may_connect=lambda address: True, max_connections=256, max_connections_per_host=64
@@ -195,21 +187,32 @@ class _Opening:
         )
 
     def _open_summariser(self, section: SummariserConfig) -> ModelSummariser:
+        served = section.served
+        model = OpenAIChat(
+            self._endpoint("summariser", section, over=self._open_served() if served else None),
+            base_url="served:" if served else section.base_url,
+            model=served.path if served else section.model,
+            api_key=self._keys.get("summariser", ""),
+            error=ToolError,
+            price=Price(prompt_usd=section.prompt_usd, completion_usd=section.completion_usd),
+            provider="served" if served else "openai",
+        )
         return ModelSummariser(
-            OpenAIChat(
-                self._endpoint("summariser", section),
-                base_url=section.base_url,
-                model=section.model,
-                api_key=self._keys.get("summariser", ""),
-                error=ToolError,
-                price=Price(prompt_usd=section.prompt_usd, completion_usd=section.completion_usd),
-            ),
+            model,
             limits=SummaryLimits(
                 max_part_tokens=section.max_page_tokens,
                 max_parts=section.max_parts,
                 max_answer_tokens=section.max_answer_tokens,
             ),
         )
+
+    def _open_served(self) -> HttpClient:
+        from actors.served_model import (  # Ray is loaded only where it is needed
+            ServedHttp,
+            served_app_name,
+        )
+
+        return ServedHttp(served_app_name("summariser", run_name=self._run_name))
 
     def _open_downloader(self, count: Callable[[str], None]) -> ImageDownloader:
         section = self._tools.downloads

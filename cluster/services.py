@@ -37,6 +37,7 @@ from cluster.openers import (
 )
 from core.config import Config
 from core.protocols import ImageModel, Judge, Reward, ToolSpec
+from core.sections.served import ServedConfig
 from core.stacks import answer_for_stacks
 from envs.images import FileImageStore
 from rewards.reward import DualReward
@@ -117,6 +118,7 @@ def start_search(
     config = anchored(config)
     prepare_store(config, run_dir)
     prepare_corpus(config, run_dir)
+    start_served_summariser(config, stack)
     handles = start_search_actors(
         functools.partial(
             _open_answering,
@@ -133,7 +135,7 @@ def start_search(
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:
-    start_served_model(config, stack)
+    start_served_judge(config, stack)
     handle, client = start_judge(
         functools.partial(
             _open_answering,
@@ -153,12 +155,21 @@ def _open_answering(make: Callable[[], T], run_dir: Path, name: str) -> T:
     return make()
 
 
-def start_served_model(config: Config, stack: ExitStack) -> None:
+def start_served_judge(config: Config, stack: ExitStack) -> None:
     """The model that a served judge asks; nothing for every other judge."""
     if config.judge.kind == "served":
-        app_name = served_app_name(config.run.name)
-        stack.callback(stop_model, app_name)
-        deploy_model(config.judge.served, app_name=app_name)
+        _serve(config.judge.served, served_app_name("judge", run_name=config.run.name), stack)
+
+
+def start_served_summariser(config: Config, stack: ExitStack) -> None:
+    """The model that the tools ask about pages, where the run serves it; else nothing."""
+    if (served := config.tools.served_summariser) is not None:
+        _serve(served, served_app_name("summariser", run_name=config.run.name), stack)
+
+
+def _serve(model: ServedConfig, app_name: str, stack: ExitStack) -> None:
+    stack.callback(stop_model, app_name)
+    deploy_model(model, app_name=app_name)
 
 
 def start_image_model(

@@ -15,7 +15,13 @@ from cluster.bench.plan import EvalPlan
 from cluster.bench.scorers import KScoreScorer, Scorer, WiseScorer
 from cluster.judges import open_wise_judge
 from cluster.openers import Keys, open_image_api, open_judge
-from cluster.placement import Demand, demands, refuse_what_cannot_fit
+from cluster.placement import (
+    SERVED_JUDGE,
+    SERVED_SUMMARISER,
+    Demand,
+    demands,
+    refuse_what_cannot_fit,
+)
 from core.config import Config
 from core.protocols import ImageModel
 from envs.images import FileImageStore
@@ -32,10 +38,10 @@ def open_makers(
 
             stack.enter_context(ray_session(config))
             refuse_what_cannot_fit(needed_actors(plan, config), nodes=alive_nodes())
-        if plan.needs_served_model(config):
-            from cluster.services import start_served_model  # it imports Ray
+        if plan.needs_served_judge(config):
+            from cluster.services import start_served_judge  # it imports Ray
 
-            start_served_model(config, stack)
+            start_served_judge(config, stack)
         yield Makers(
             agent=_agent(plan, config, keys, images, stack) if "agent" in plan.stages else None,
             image_model=_image_model(plan, config, keys, images, stack),
@@ -49,7 +55,8 @@ def needed_actors(plan: EvalPlan, config: Config) -> Sequence[Demand]:
         "rollout worker": plan.needs_rollout_workers,
         "search actor": plan.needs_rollout_workers,
         "render actor": plan.needs_replicas(config),
-        "served judge model": plan.needs_served_model(config),
+        SERVED_JUDGE: plan.needs_served_judge(config),
+        SERVED_SUMMARISER: plan.needs_served_summariser(config),
     }
     return [demand for demand in demands(config) if names.get(demand.name, False)]
 

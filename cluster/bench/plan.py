@@ -60,11 +60,18 @@ class EvalPlan:
     def needs_replicas(self, config: Config) -> bool:
         return "render" in self.stages and not is_api(config.render)
 
-    def needs_served_model(self, config: Config) -> bool:
+    def needs_served_judge(self, config: Config) -> bool:
         return self.judges and config.judge.kind == "served"
 
+    def needs_served_summariser(self, config: Config) -> bool:
+        return self.plays_episodes and config.tools.served_summariser is not None
+
     def needs_ray(self, config: Config) -> bool:
-        needs = (self.needs_replicas(config), self.needs_served_model(config))
+        needs = (
+            self.needs_replicas(config),
+            self.needs_served_judge(config),
+            self.needs_served_summariser(config),
+        )
         return self.needs_rollout_workers or any(needs)
 
     @property

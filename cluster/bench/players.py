@@ -48,6 +48,10 @@ def open_player(
     else:
         prepare_store(config, run_dir)
         prepare_corpus(config, run_dir)
+        if plan.needs_served_summariser(config):
+            from cluster.services import start_served_summariser  # it imports Ray
+
+            start_served_summariser(config, stack)
         tools = open_toolbox(config, run_dir, keys, launch=uuid.uuid4().hex[:8])
         stack.callback(lambda: asyncio.run(tools.close()))
         prompt = _system_prompt(config, tools.specs)

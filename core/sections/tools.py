@@ -20,6 +20,7 @@ from core.sections.providers import (
     SerperConfig,
     TavilyConfig,
 )
+from core.sections.served import ServedConfig
 from core.sections.summariser import SummariserConfig
 
 
@@ -92,9 +93,17 @@ class ToolsConfig(Section):
             "serpapi": self.serpapi.api_key_env,
         }
         needed = {name: keyed[name] for name in self.providers if name in keyed}
-        if self.summariser is not None and self.summariser.api_key_env is not None:
-            needed["summariser"] = self.summariser.api_key_env
+        reader = self.summariser
+        if reader is not None and reader.served is None and reader.api_key_env is not None:
+            needed["summariser"] = reader.api_key_env
         return needed
+
+    @property
+    def served_summariser(self) -> ServedConfig | None:
+        """The model that the run serves for its tools, if it does. A replay asks nobody."""
+        if self.summariser is None or self.mode == "replay":
+            return None
+        return self.summariser.served
 
     @model_validator(mode="after")
     def _providers_are_told_where_to_look(self) -> Self:

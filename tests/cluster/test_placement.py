@@ -40,3 +40,21 @@ def test_a_providers_image_model_asks_for_no_place() -> None:
 
     assert "render actor" not in {demand.name for demand in demands(config)}
     assert sum(demand.num_gpus for demand in demands(config)) == 0
+
+
+def test_every_model_that_the_run_serves_has_its_place() -> None:
+    served = {"path": "m", "min_replicas": 2, "max_replicas": 2, "num_gpus_per_replica": 0.5}
+    config = build_config(
+        {
+            "judge": {"kind": "served", "served": {"path": "j", "num_gpus_per_replica": 1}},
+            "tools": {"summariser": {"max_page_tokens": 512, "served": served}},
+        }
+    )
+    asked = [demand for demand in demands(config) if demand.name.startswith("served")]
+
+    assert [(demand.name, demand.num_gpus) for demand in asked] == [
+        ("served judge model", 1.0),
+        *[("served summariser model", 0.5)] * 2,
+    ]
+    with pytest.raises(ConfigError, match=r"lower tools\.summariser\.served\.min_replicas"):
+        refuse_what_cannot_fit(asked[1:], nodes=[{"CPU": 8.0, "GPU": 0.5}])

@@ -11,8 +11,8 @@ from cluster.model_sizes import (
     policy_size,
     size_of_policy_config,
 )
-from cluster.plan import make_plan
-from cluster.plan_memory import learner_memory, rollout_memory
+from cluster.plan import make_plan, placements
+from cluster.plan_memory import host_memory, learner_memory, rollout_memory
 from cluster.plan_seconds import stage_seconds
 from cluster.rates import Figure
 from core.config import Config, build_config, load_config
@@ -275,3 +275,20 @@ def test_every_learner_has_weights_and_gradients_and_a_share_of_the_optimizer() 
         **{"master weights": 1, "optimizer": 1, "checkpoint": 1, "last broadcast": 1},
     }
     assert "x 2 learners" in find(two, "learner (host)", "activations").formula
+
+
+def test_models_that_the_run_serves_are_planned_with_their_most_replicas() -> None:
+    served = {"path": "m/judge", "max_replicas": 3, "num_gpus_per_replica": 1}
+    config = build_config(
+        {
+            "judge": {"kind": "served", "served": served},
+            "tools": {"summariser": {"max_page_tokens": 512, "served": {"path": "m/reader"}}},
+        }
+    )
+    planned = {place.role: place for place in placements(config)}
+
+    judge, reader = planned["served judge model"], planned["served summariser model"]
+    assert (judge.count, judge.gpus, judge.holds) == (3, 1, "vLLM, m/judge, 1 to 3 replicas")
+    engines = find(host_memory(config, small_policy()), "processes (host)", "vLLM")
+    assert engines.formula.startswith(f"{config.rollout.num_workers + 4} x")
+    assert (reader.count, reader.holds) == (1, "vLLM, m/reader, 1 to 1 replicas")

@@ -30,6 +30,19 @@ def test_only_providers_that_are_used_need_a_key() -> None:
     assert tools.needed_keys == {"brave": "BRAVE_API_KEY", "serper": "MY_KEY"}
 
 
+def test_a_summariser_that_the_run_serves_needs_no_key_and_a_replay_no_model() -> None:
+    asked = load_config("nano", overrides=["tools.summariser.model=small"]).tools
+    served = ["tools.summariser.max_page_tokens=8000", "tools.summariser.served.path=models/small"]
+    ours = load_config("nano", overrides=served).tools
+    replay = load_config("nano", overrides=[*served, "tools.mode=replay"]).tools
+
+    assert (asked.needed_keys, asked.served_summariser) == ({"summariser": "OPENAI_API_KEY"}, None)
+    assert ours.needed_keys == {}
+    assert ours.served_summariser is not None
+    assert (ours.served_summariser.path, ours.served_summariser.max_images) == ("models/small", 0)
+    assert replay.served_summariser is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -40,6 +53,9 @@ def test_only_providers_that_are_used_need_a_key() -> None:
         (["tools.search=google"], "tools.search.0"),
         (["tools.pages=serper"], "tools.pages.0"),
         (["tools.serper.base_url=ftp://x"], "tools.serper.base_url: String should match"),
+        (["tools.summariser.timeout_s=9"], "needs a model; set tools.summariser.model, or"),
+        (["tools.summariser.served.dtype=float32"], "tools.summariser.served.path is not set"),
+        (["tools.summariser.served.path=m"], "raise it to 25536 or lower tools.summariser.max_"),
         (["tools.serper.api_key=abc"], "did you mean 'tools.serper.api_key_env'?"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cluster.bench.parts import needed_actors
 from cluster.bench.plan import EvalPlan
 from cluster.bench.ready import claimed_folder, refuse_unready
 from cluster.cli import app
@@ -108,3 +109,14 @@ def test_choices_that_do_not_go_together_are_refused(
 def test_the_right_edition_is_taken() -> None:
     refuse_unready(replace(WISE, data=Path("WISE_legacy/data_verified")), build_config(JUDGE))
     refuse_unready(replace(WISE, data=Path("merge.json")), build_config(JUDGE))
+
+
+def test_a_summariser_of_the_run_needs_ray_though_an_endpoint_plays() -> None:
+    served = {"summariser": {"max_page_tokens": 512, "served": {"path": "reader"}}}
+    config = build_config({**JUDGE, "tools": served})
+    played = replace(PLAN, agent="openai", stages=("agent", "judge"))
+
+    assert not played.needs_ray(build_config(JUDGE))
+    assert played.needs_ray(config)
+    assert [one.name for one in needed_actors(played, config)] == ["served summariser model"]
+    assert not PLAN.needs_ray(config), "nothing is browsed"
