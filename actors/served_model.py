@@ -65,9 +65,7 @@ class ServedHttp:
         max_bytes: int,
     ) -> HttpResponse:
         """Raises ToolError when no replica answered in time; the Endpoint asks again."""
-        if self._handle is None:
-            self._handle = serve.get_app_handle(self._app_name)
-        question = self._handle.chat.remote(json_body)
+        question = self._deployment().chat.remote(json_body)
         try:
             async with asyncio.timeout(timeout_s):
                 status, text = await question
@@ -86,6 +84,15 @@ class ServedHttp:
         if len(data) > max_bytes:
             raise ToolError(f"the reply is longer than {max_bytes} bytes", retryable=False)
         return HttpResponse(status=status, headers={}, body=data)
+
+    def _deployment(self) -> DeploymentHandle:
+        if self._handle is None:
+            try:
+                self._handle = serve.get_app_handle(self._app_name)
+            except RayServeException as error:
+                message = f"the model {self._app_name} is not served: {error}"
+                raise ToolError(message, error_type=type(error).__name__) from error
+        return self._handle
 
 
 def deploy_model(config: ServedConfig, *, app_name: str) -> None:

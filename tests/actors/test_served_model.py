@@ -92,3 +92,10 @@ async def test_what_the_model_refuses_is_a_status_and_a_bug_is_an_error() -> Non
     assert b"too long" in refused.body
     with pytest.raises(ToolError, match="ZeroDivisionError"):
         await ask("raise")
+
+
+async def test_a_model_that_is_not_there_is_an_error_that_names_it() -> None:
+    with pytest.raises(ToolError, match="the model nobody is not served"):
+        await ServedHttp("nobody").request(
+            "POST", "served:", json_body={}, timeout_s=5.0, max_bytes=1000
+        )
