@@ -47,5 +47,5 @@ async def test_browse_is_answered_by_the_served_model_which_goes_with_the_run(
     assert "served-summariser-reads" not in serve.status().applications
 
     assert first.error is None
-    assert first.upstream_calls == 2, "the page, and the model that read it"
+    assert first.upstream_calls == 1, "the model; the page lies on disk"
     assert (again.text, again.cached) == (first.text, True)
