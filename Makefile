@@ -20,7 +20,7 @@ export PYTHON
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv: packages, command, compiled parts
+setup: $(READY)  ## make .venv: packages and command
 
 $(READY): $(LOCK) requirements/overrides.txt pyproject.toml scripts/setup.sh
 	scripts/setup.sh $(LOCK)

@@ -99,7 +99,9 @@ def check_compiler(machine: Machine) -> CheckResult:
     return _result(
         "compiler",
         machine.has_compiler,
-        "g++ is there" if machine.has_compiler else "g++ was not found, DeepSpeed compiles with it",
+        "g++ is there"
+        if machine.has_compiler
+        else "g++ was not found, vLLM and DeepSpeed may compile with it",
         "install it (Debian: apt install g++)",
     )
 

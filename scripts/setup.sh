@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv: a private Python with exactly the packages of one lock file, the `gensearcher`
-# command, and DeepSpeed's compiled parts. Safe to run again; a second run takes seconds.
+# Makes .venv: a private Python with exactly the packages of one lock file, and the `gensearcher`
+# command. Safe to run again; a second run takes seconds.
 #
 #   scripts/setup.sh requirements/cpu.txt        (called by `make setup`)
 set -euo pipefail
@@ -26,9 +26,9 @@ check_machine() {
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "'$PYTHON' cannot make virtual environments; install them (Debian: apt install python3-venv)"
     command -v g++ >/dev/null ||
-        fail "g++ was not found, and DeepSpeed compiles a part of itself; install it (Debian: apt install g++)"
+        fail "g++ was not found, and torch, vLLM and DeepSpeed may compile with it; install it (Debian: apt install g++)"
     "$PYTHON" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
-        fail "Python.h of '$PYTHON' was not found, and DeepSpeed compiles against it; install it (Debian: apt install python3-dev)"
+        fail "Python.h of '$PYTHON' was not found, and what they compile needs it; install it (Debian: apt install python3-dev)"
 }
 
 check_disk() {
@@ -58,17 +58,7 @@ install_packages() {
     "$VENV/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 }
 
-compile_ops() {
-    say "compiling DeepSpeed's parts (about a minute the first time)"
-    local log=$VENV/compile.log
-    "$VENV/bin/python" -c 'from learners.engine import prebuild_ops; prebuild_ops()' >"$log" 2>&1 || {
-        tail -n 20 "$log" >&2
-        fail "DeepSpeed's parts did not compile; all that was said is in $log"
-    }
-}
-
 check_machine
 make_venv
 install_packages
-compile_ops
 say "ready"
