@@ -14,11 +14,11 @@ from tests.chaos.victims import VICTIMS, Reaper, Victim
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.integration,
-    pytest.mark.chaos,
     pytest.mark.usefixtures("ray_cluster"),
 ]
 
 
+@pytest.mark.chaos
 def test_a_run_outlives_one_death_of_each_kind(tmp_path: Path) -> None:
     run_through_deaths(tmp_path, VICTIMS)
 

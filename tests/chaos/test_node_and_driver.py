@@ -13,7 +13,7 @@ import pytest
 from cluster.audit import audit_run
 from cluster.recorder import METRICS, read_rows
 
-pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 600
@@ -23,6 +23,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.chaos
 def test_a_run_outlives_a_raylet(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos.lost_node", str(tmp_path)]
     done = subprocess.run(
@@ -37,6 +38,7 @@ def test_a_run_outlives_a_raylet(tmp_path: Path) -> None:
     assert (result["steps"], audit.steps, audit.consumed) == (3, 3, 6)
 
 
+@pytest.mark.chaos
 def test_a_killed_driver_goes_on_with_the_same_command(tmp_path: Path) -> None:
     kill_drivers(tmp_path, kills=1)
 
