@@ -17,6 +17,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
+from core.determinism import refusals
 from core.errors import ConfigError
 from core.files import write_atomic
 from core.sections.agent import AgentConfig
@@ -66,6 +67,12 @@ class Config(Section):
                 f"learner.overlong_buffer is {buffer}, so that every episode costs; keep it below "
                 f"rollout.max_context, which is {limit}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_repeatable(self) -> Self:
+        if self.run.deterministic and (clauses := refusals(self)):
+            raise ValueError(f"run.deterministic is true, so that {', '.join(clauses)}")
         return self
 
     @property

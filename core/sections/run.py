@@ -15,6 +15,8 @@ class RunConfig(Section):
     """Everything of the run goes to runs/<name>/."""
     root: str = "runs"
     seed: int = Field(0, ge=0)
+    deterministic: bool = False
+    """Refuse every setting under which two runs of one seed could differ in a bit."""
 
 
 class PolicyConfig(Section):

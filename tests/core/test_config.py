@@ -168,3 +168,18 @@ def test_a_buffer_as_long_as_the_context_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"overlong_buffer is 100, .* which is 100"):
         build_config(sections)
     build_config(sections | {"rollout": {"max_context": 101}})
+
+
+def test_a_deterministic_run_names_every_setting_that_stands_against_it() -> None:
+    assert load_config("nano", overrides=["run.deterministic=true"]).run.deterministic
+    changes = ["train.max_staleness=1", "learner.dtype=bfloat16", "tools.pages=fetch"]
+    with pytest.raises(ConfigError) as caught:
+        load_config("nano", overrides=["run.deterministic=true", *changes])
+    for clause in (
+        "train.max_staleness must be 0",
+        "learner.dtype must be float32",
+        "tools.mode must be replay",
+    ):
+        assert clause in str(caught.value)
+    assert "policy.dtype" not in str(caught.value)
+    load_config("nano", overrides=["run.deterministic=true", "tools.mode=replay", changes[2]])

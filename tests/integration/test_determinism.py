@@ -22,7 +22,7 @@ def play(root: Path, name: str) -> tuple[dict[str, tuple[str, float]], str]:
     config = load_config(
         "nano",
         overrides=[
-            *(f"run.root={root}", f"run.name={name}", "run.seed=3"),
+            *(f"run.root={root}", f"run.name={name}", "run.seed=3", "run.deterministic=true"),
             *("rollout.kv_cache_gib=0.2", "rollout.max_sequences=16"),
             *(f"train.steps={STEPS}", "train.groups_per_step=2", "train.group_size=4"),
         ],
