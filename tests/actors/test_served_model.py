@@ -22,8 +22,8 @@ LIMITS = Limits(
     per_second=100.0,
     max_in_flight=4,
     timeout_s=20.0,
-    deadline_s=60.0,
-    max_tries=6,
+    deadline_s=120.0,
+    max_tries=60,
     first_pause_s=0.5,
 )
 
