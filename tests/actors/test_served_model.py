@@ -66,13 +66,13 @@ async def ask(do: str, note: Path = Path(), *, timeout_s: float = 20.0) -> HttpR
     )
 
 
-async def test_a_replica_that_dies_is_asked_again_by_the_endpoint(tmp_path: Path) -> None:
+async def test_a_question_outlives_the_replica_that_it_kills(tmp_path: Path) -> None:
+    """Who asks again, Serve's router or the endpoint, depends on when the loss is noticed."""
     endpoint = Endpoint(ServedHttp(APP), name="served", limits=LIMITS, error=JudgeError)
     body = {"do": "die once", "note": str(tmp_path / "died")}
     request = HttpRequest(method="POST", url="served:", json_body=body)
     assert await endpoint.ask(request, lambda response: response.body) == b"{}"
     assert (tmp_path / "died").exists()
-    assert endpoint.counters().failures, "the loss was seen, and counted"
 
 
 async def test_a_question_that_nobody_waits_for_is_taken_from_the_replica(tmp_path: Path) -> None:
