@@ -92,7 +92,7 @@ def save_timeline_picture(report: Path, *, scratch: Path) -> None:
     _, heading, section = body.partition("<h2>One step</h2>")
     page = scratch / "timeline.html"
     page.write_text(f"{head}<body>{heading}{section}", encoding="utf-8")
-    save_page_picture(page, "timeline.png", width=1120, scratch=scratch, most=680)
+    save_page_picture(page, "timeline.png", width=1120, scratch=scratch, most=900)
 
 
 def last_checkpoint(run: Path) -> Path:
