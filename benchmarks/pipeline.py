@@ -153,7 +153,7 @@ def measure_mode(profile: Profile, *, max_staleness: int, steps: int) -> Measure
         controller = make_controller(parts, pool=RayPool(actors.workers), learner=learner)
         controller.start()
         try:
-            # The aim of one long call keeps the pipeline full; a step at a time would drain it.
+            # Until work is under way for every step that the bound allows, the pools fill up.
             controller.advance(steps=WARM_UP_STEPS + config.train.max_staleness)
             before = controller.run(actors.busy_s())
             wall_s, cpu_s = time.perf_counter(), time.process_time()

@@ -19,7 +19,7 @@ def _demands(config: "Config") -> Iterator[tuple[str, str, bool]]:
     """(field, what it must be, whether it is)."""
     tools, learner = config.tools, config.learner
     providers = {*tools.search, *tools.image_search, *tools.pages}
-    still = tools.mode == "replay" or providers <= STILL_WORLDS
+    still = providers <= STILL_WORLDS and tools.summariser is None
     yield "train.max_staleness", "0", config.train.max_staleness == 0
     yield "train.oversample", "0", config.train.oversample == 0
     yield "policy.dtype", "float32", config.policy.dtype == "float32"
@@ -30,4 +30,5 @@ def _demands(config: "Config") -> Iterator[tuple[str, str, bool]]:
     yield "render.backend", "diffusers", config.render.backend == "diffusers"
     yield "render.num_gpus_per_replica", "0", config.render.num_gpus_per_replica == 0
     yield "judge.kind", "pixels", config.judge.kind == "pixels"
-    yield "tools.mode", "replay (or all providers nano or local)", still
+    replayed = "replay (or all providers nano or local, and no tools.summariser)"
+    yield "tools.mode", replayed, still or tools.mode == "replay"

@@ -182,4 +182,8 @@ def test_a_deterministic_run_names_every_setting_that_stands_against_it() -> Non
     ):
         assert clause in str(caught.value)
     assert "policy.dtype" not in str(caught.value)
-    load_config("nano", overrides=["run.deterministic=true", "tools.mode=replay", changes[2]])
+    summarised = ["run.deterministic=true", "tools.summariser.model=reader"]
+    with pytest.raises(ConfigError, match=r"no tools\.summariser"):
+        load_config("nano", overrides=summarised)
+    for world in ([changes[2]], summarised):
+        load_config("nano", overrides=["run.deterministic=true", "tools.mode=replay", *world])
