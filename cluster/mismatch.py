@@ -102,7 +102,7 @@ def problems_of(found: Mismatch, *, exact: bool) -> tuple[str, ...]:
                 f"{difference.mean:.2g} on average and {difference.max:.2g} at most, where "
                 f"{limit} is rounding; {cause}"
             )
-    if found.blanked.mean < max(BLANK_MEAN, 5 * found.after_image.mean):
+    if not found.blanked.mean >= max(BLANK_MEAN, 5 * found.after_image.mean):
         problems.append(
             f"blanked pixels change the log-probs of {found.blanked.num_tokens} tokens after an "
             f"image by only {found.blanked.mean:.2g} on average, so their agreement proves "

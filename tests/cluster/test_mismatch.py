@@ -34,6 +34,7 @@ def test_rounding_is_no_problem() -> None:
         (mismatch(text=0.06), False, "on text tokens .* 0.05 on average at most is rounding"),
         (mismatch(blanked=0.01), True, "only 0.01 on average, so their agreement proves nothing"),
         (mismatch(after_image=0.04, blanked=0.1), False, "only 0.1 on average"),
+        (mismatch(blanked=float("nan")), True, "only nan on average"),
     ],
 )
 def test_each_problem_is_a_sentence_with_its_numbers(
