@@ -14,7 +14,7 @@ LOGIT_CHUNK = 512
 
 
 def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
-    """Per GPU of a worker, or of all workers on CPUs."""
+    """Per GPU of a worker, or of all workers on CPUs; and what all keep in host memory."""
     on_gpu = config.rollout.num_gpus_per_worker > 0
     where = "rollout, per GPU" if on_gpu else "rollout workers (host)"
     share = 1 / config.rollout.tensor_parallel if on_gpu else config.rollout.num_workers
@@ -39,7 +39,32 @@ def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
             f"{width}: room for {contexts} full contexts",
             "recipe",
         ),
+        *_kept_by_workers(config, policy),
     )
+
+
+def _kept_by_workers(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """In host memory, beside what the engine samples from: the weights that the next delta, or the
+    adapters, are added to."""
+    where, count = "rollout workers (host)", config.rollout.num_workers
+    kept = []
+    if config.learner.broadcast != "dense" or config.rollout.tensor_parallel > 1:
+        sent = _sent_bytes(config, policy)
+        formula = f"{sent:,} B x {count} workers, kept to add to"
+        kept.append(_memory(where, "last broadcast", count * sent, formula, policy.source))
+    if config.learner.lora_rank is not None:
+        width = BYTES[config.policy.dtype]
+        formula = f"{policy.params:,} x {width} B x {count} workers, for the adapters"
+        value = count * policy.params * width
+        kept.append(_memory(where, "first weights", value, formula, policy.source))
+    return tuple(kept)
+
+
+def _sent_bytes(config: Config, policy: PolicySize) -> int:
+    """Of a whole update: all weights, or all factors of the adapters."""
+    if config.learner.lora_rank is None:
+        return policy.params * BYTES[config.policy.dtype]
+    return policy.trained_params(config.learner) * BYTES["float32"]
 
 
 def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
@@ -50,10 +75,7 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     where = "learner (host)"
     source = f"{policy.source}; ZeRO's partitions"
     count, each = _every_learner(config)
-    if learner.lora_rank is None:
-        sent = policy.params * BYTES[config.policy.dtype]
-    else:
-        sent = trained * BYTES["float32"]
+    sent = _sent_bytes(config, policy)
     state = (
         ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
         ("master weights", trained * 4, f"{trained:,} trained x 4 B"),
@@ -115,15 +137,14 @@ def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     else:
         value = layers * one_layer + logits
         formula = f"{tokens:,} tokens x {layers} layers x {hidden} x {17 * width} B"
+    formula += f" + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B"
     on_cpu = learner.device == "cpu"
     count, each = _every_learner(config) if on_cpu else (1, "")
     activations = _memory(
         "learner (host)" if on_cpu else "learner, its GPU",
         "activations",
         count * value,
-        f"({formula} + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B){each}"
-        if each
-        else f"{formula} + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B",
+        f"({formula}){each}" if each else formula,
         "arXiv 2205.05198, eq. 1; attention scores are not stored",
     )
     return (activations,) if on_cpu else (activations, _weights_on_gpu(config, policy))
@@ -159,7 +180,7 @@ def render_memory(config: Config, model: ImageModelSize | None) -> tuple[Figure,
 def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     """What the processes themselves take, and the weights on their way."""
     others = 4 + (0 if is_api(config.render) else config.render.max_replicas)
-    payload = policy.params * BYTES[config.policy.dtype]
+    payload = _sent_bytes(config, policy)
     store = max(2.0 * payload, config.cluster.object_store_gib * 2**30)
     vllm, other = rates.VLLM_PROCESS_BYTES, rates.OTHER_PROCESS_BYTES
     served = sum(model.max_replicas for model in served_models(config).values())

@@ -145,6 +145,40 @@ def test_adapters_alone_are_trained_with_lora() -> None:
     assert policy.trained_params(only.learner) == 3 * 2 * 16
 
 
+@pytest.mark.parametrize(
+    ("broadcast", "tensor_parallel", "kept"),
+    [
+        ("auto", 1, True),
+        ("dense", 1, False),  # looked at where Ray's object store has it
+        ("dense", 2, True),  # copied to where all processes of the engine see it
+    ],
+)
+def test_workers_keep_in_host_memory_what_the_next_delta_is_added_to(
+    broadcast: str, tensor_parallel: int, kept: bool
+) -> None:
+    policy = small_policy()
+    rollout = {"num_workers": 3, "num_gpus_per_worker": 2, "tensor_parallel": tensor_parallel}
+
+    config = config_of(learner={"broadcast": broadcast}, rollout=rollout)
+    figures = rollout_memory(config, policy)
+
+    on_host = {f.what: f.value for f in figures if f.where == "rollout workers (host)"}
+    assert on_host == ({"last broadcast": 3 * 4 * policy.params} if kept else {})
+
+
+def test_workers_keep_the_first_weights_for_adapters() -> None:
+    policy = small_policy()
+    rollout = {"num_workers": 3, "num_gpus_per_worker": 1}
+    config = config_of(learner={"lora_rank": 3}, rollout=rollout)
+
+    figures = rollout_memory(config, policy)
+
+    where = "rollout workers (host)"
+    assert find(figures, where, "first weights").value == 3 * 4 * policy.params
+    trained = policy.trained_params(config.learner)
+    assert find(figures, where, "last broadcast").value == 3 * 4 * trained
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_reference_of_a_kl_is_one_more_copy_where_the_compute_is(device: str) -> None:
     policy = small_policy()
