@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 from ray.util import list_named_actors
@@ -87,11 +86,3 @@ class Reaper:
     def join(self) -> None:
         self._given_up.set()
         self._thread.join()
-
-
-def is_gone(pid: int) -> bool:
-    """Whether the process has ended; a zombie has."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
