@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +125,26 @@ def _intervals(heldouts: Sequence[Heldout], metric: str) -> list[Interval]:
 
 def _timeline(spans: Sequence[Mapping[str, Any]]) -> str:
     """One step in the middle of the run, from one version on the workers to the next."""
-    kind = "broadcast" if any(span["kind"] == "broadcast" for span in spans) else "learn"
-    ends = sorted(float(span["end_s"]) for span in spans if span["kind"] == kind)
-    middle = len(ends) // 2
-    if not middle:
+    broadcasts = sorted(
+        (float(span["end_s"]), int(span["item"].removeprefix("version ")))
+        for span in spans
+        if span["kind"] == "broadcast"
+    )
+    steps = [
+        (start_s, end_s, version)
+        for (start_s, before), (end_s, version) in pairwise(broadcasts)
+        if version == before + 1  # else a checkpoint was taken up in between
+    ]
+    if not steps:
         return gantt_chart("One step", {}, start_s=0.0, end_s=0.0)
+    start_s, end_s, version = steps[(len(steps) - 1) // 2]
     lanes: dict[str, list[Bar]] = {stage: [] for stage in STAGES}
     for span in sorted(spans, key=lambda span: float(span["start_s"])):
         label = f"{span['kind']} {span['item']}"
         bar = Bar(label=label, start_s=float(span["start_s"]), end_s=float(span["end_s"]))
         lanes[span["kind"]].append(bar)
-    title = f"Step {middle + 1} of {len(ends)}"
-    return gantt_chart(title, lanes, start_s=ends[middle - 1], end_s=ends[middle])
+    title = f"Step {version} of {max(last for _, last in broadcasts)}"
+    return gantt_chart(title, lanes, start_s=start_s, end_s=end_s)
 
 
 def _pairs(heldouts: Sequence[Heldout]) -> list[Pair]:

@@ -52,6 +52,11 @@ def _store(folder: Path, colour: tuple[int, int, int]) -> ImageRef:
     return ImageRef(sha256=digest, media_type="image/png", width=32, height=32)
 
 
+def span_of(kind: str, item: str, start_s: float, seconds: float) -> dict[str, Any]:
+    times = {"start_s": start_s, "end_s": start_s + seconds}
+    return {"event": "span", "kind": kind, "item": item, **times}
+
+
 def write_example_run(folder: Path, *, num_tasks: int = 4) -> None:
     """A run folder as a finished training leaves it."""
     red, blue = _store(folder, (200, 0, 0)), _store(folder, (0, 0, 200))
@@ -91,21 +96,15 @@ def write_example_run(folder: Path, *, num_tasks: int = 4) -> None:
         save_heldout(heldouts[-1], folder)
     rows = [{"step": s, "reward/mean": 0.2 * s, "seconds/rollout": 2.0} for s in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    events: list[dict[str, Any]] = []
-    for step in range(3):
-        at = 100.0 + step * 10
-        events.append(
-            {"event": "span", "kind": "rollout", "item": "0.0.0", "start_s": at, "end_s": at + 6}
+    events = [
+        span
+        for step in (1, 2, 3)
+        for span in (
+            span_of("rollout", "0.0.0", 10.0 * step, 6),
+            span_of("learn", f"step {step}", 10.0 * step + 7, 2),
+            span_of("broadcast", f"version {step}", 10.0 * step + 9, 1),
         )
-        events.append(
-            {
-                "event": "span",
-                "kind": "learn",
-                "item": str(step),
-                "start_s": at + 7,
-                "end_s": at + 9,
-            }
-        )
+    ]
     (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     summary = {
         "steps": 3,
@@ -136,6 +135,26 @@ def test_a_finished_run_becomes_one_self_contained_page(tmp_path: Path) -> None:
     assert "Draw &lt;b&gt;it&lt;/b&gt;" in page
     assert "+0.500" in page
     assert "1.0 GiB, $1.50. It stopped after step 3 of 4: the run has cost $1.50." in page
+
+
+def test_the_step_that_is_drawn_has_its_number_and_no_pause_between_two_processes(
+    tmp_path: Path,
+) -> None:
+    write_example_run(tmp_path)
+    assert "Step 2 of 3" in write_report(tmp_path).read_text()
+    spans = [
+        span_of("broadcast", "version 3", 29.0, 1.0),
+        # The second process begins with the checkpoint of step 2.
+        span_of("broadcast", "version 2", 4999.0, 1.0),
+        span_of("rollout", "9.0.0", 5000.0, 3.0),
+        span_of("broadcast", "version 3", 5003.0, 1.0),
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(s) + "\n" for s in spans))
+
+    page = write_report(tmp_path).read_text()
+
+    assert "Step 3 of 3" in page
+    assert "rollout 9.0.0: 3.00 s" in page
 
 
 def test_a_run_without_results_is_refused_in_one_sentence(tmp_path: Path) -> None:
