@@ -117,7 +117,8 @@ def check_gpus(
         return _result("gpu", True, "the recipe needs none")
     gib = _gpu_gib_needed(plan)
     there = sum(size >= gib for size in machine.gpu_gib)
-    detail = f"{needed:g} GPUs of {gib:.0f} GiB are needed, {there} are here"
+    each = f" of {gib:.0f} GiB" if gib else ""
+    detail = f"{needed:g} GPUs{each} are needed, {there} are here"
     mend = "run on such a machine, join a cluster (cluster.address), or take --recipe nano"
     return _result("gpu", there >= needed, detail, mend)
 
@@ -262,12 +263,9 @@ def check_key(name: str, variable: str, user: str) -> CheckResult:
 
 
 def _gpu_gib_needed(plan: Plan | None) -> float:
-    """The largest sum over one kind of GPU."""
-    if plan is None:
-        return 0.0
-    on_gpus = [figure for figure in plan.memory if figure.where.endswith("GPU")]
-    kinds = {figure.where for figure in on_gpus}
-    return max(sum(f.value for f in on_gpus if f.where == kind) for kind in kinds) / GIB
+    """Of the fullest kind of GPU; 0.0 when that is not known."""
+    places = plan.memory_by_place if plan is not None else {}
+    return max((size for where, size in places.items() if where.endswith("GPU")), default=0) / GIB
 
 
 def _has_model(path: str, *, file: str) -> bool:

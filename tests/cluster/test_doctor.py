@@ -109,6 +109,22 @@ def test_gpus_are_counted_with_the_fewest_renderers_and_by_their_memory() -> Non
     assert not check(*[24.0] * 10).ok
 
 
+def test_a_gpu_for_a_served_model_alone_is_asked_for_by_number() -> None:
+    known = "Qwen/Qwen3-VL-8B-Instruct"
+    config = config_of(
+        policy={"path": known},
+        render={"path": "Qwen/Qwen-Image"},
+        judge={"kind": "served", "served": {"path": known, "num_gpus_per_replica": 1}},
+    )
+    plan = make_plan(config, recipe="judged")
+
+    found = doctor.check_gpus(config, plan, LAPTOP, joined=None)
+
+    assert (found.ok, found.detail) == (False, "1 GPUs are needed, 0 are here")
+    one = replace(LAPTOP, gpu_gib=(16.0,))
+    assert doctor.check_gpus(config, plan, one, joined=None).ok
+
+
 def test_host_memory_is_what_the_plan_adds_up() -> None:
     plan = make_plan(load_config("gen-searcher-8b"), recipe="gen-searcher-8b")
 
