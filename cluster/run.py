@@ -84,7 +84,7 @@ class Run:
     def why_it_stopped(self) -> str | None:
         """One sentence; None when it was trained to the end."""
         system, train = self.system, self.system.config.train
-        if system.step == train.steps:
+        if system.step >= train.steps:
             return None
         return (
             f"stopped after step {system.step} of {train.steps}: the run has cost "

@@ -1,6 +1,6 @@
 """The folder of a run, seen before anything starts: is it finished, is it in the way?
 
-runs/<name>/summary.json is written last, so it tells a finished run. Imports no engine.
+runs/<name>/summary.json is written last, so it tells a run that has ended. Imports no engine.
 """
 
 import json
@@ -25,11 +25,13 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def steps_done(folder: Path) -> int | None:
-    """Steps of a finished run, as its summary says; None when it is not finished."""
+    """Steps of a finished run, as its summary says; None when it is not finished, or stopped
+    before its end (`train.budget_usd`)."""
     path = folder / SUMMARY
     if not path.is_file():
         return None
-    return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    return None if summary.get("stopped") else int(summary["steps"])
 
 
 def policy_of_checkpoint(path: Path) -> Path:

@@ -14,11 +14,13 @@ from cluster.local import LocalLearner
 from cluster.meters import RunMeters
 from cluster.recorder import JsonlRecorder
 from cluster.run import Run
-from cluster.run_summary import WallClock
+from cluster.run_folder import SUMMARY, steps_done
+from cluster.run_summary import WallClock, summary_json
 from cluster.spending import Spending
 from cluster.status import StepReport
 from cluster.timeline import Timeline
 from core.config import build_config
+from core.files import write_json_atomic
 from rewards.reward import DualReward
 from tests.cluster.test_controller import Tasks
 from tests.cluster.test_meters import MemoryExporter
@@ -44,14 +46,16 @@ class Stepper:
 
 
 @contextmanager
-def running(folder: Path, *, budget_usd: float | None, resume: bool = False) -> Iterator[System]:
+def running(
+    folder: Path, *, budget_usd: float | None, resume: bool = False, steps: int = 4
+) -> Iterator[System]:
     config = build_config(
         {
             "run": {"root": str(folder), "name": "bought"},
             "train": {
                 "groups_per_step": 2,
                 "group_size": 2,
-                "steps": 4,
+                "steps": steps,
                 "checkpoint_every": 100,
                 "budget_usd": budget_usd,
             },
@@ -108,6 +112,35 @@ async def _no_engines() -> dict[str, Any]:
 def why(system: System) -> str | None:
     no_tracker: Any = None
     return Run(system=system, tracker=no_tracker, wall=WallClock(), canary=None).why_it_stopped
+
+
+def write_summary(system: System) -> None:
+    """As the end of a run does."""
+    summary = summary_json(
+        system.config, wall=WallClock(), peak_memory_gib=None, tools=None, stopped=why(system)
+    )
+    write_json_atomic(system.config.run_dir / SUMMARY, summary)
+
+
+def test_a_run_that_its_budget_stopped_is_not_a_finished_one(tmp_path: Path) -> None:
+    """The command line refuses to take a finished run up again."""
+    with running(tmp_path, budget_usd=1.5 * USD_PER_STEP) as system:
+        system.train()
+        write_summary(system)
+    assert steps_done(tmp_path / "bought") is None
+
+    with running(tmp_path, budget_usd=None, resume=True) as system:
+        system.train()
+        write_summary(system)
+    assert steps_done(tmp_path / "bought") == 4
+
+
+def test_a_run_that_is_taken_up_for_fewer_steps_has_trained_to_the_end(tmp_path: Path) -> None:
+    with running(tmp_path, budget_usd=None) as system:
+        system.train()
+    with running(tmp_path, budget_usd=None, resume=True, steps=3) as system:
+        system.train()
+        assert (system.step, why(system)) == (4, None)
 
 
 def test_a_run_stops_after_the_step_that_spent_its_budget_and_goes_on_with_a_higher_one(
