@@ -48,8 +48,12 @@ async def watch(timeline: Timeline, *, limit_s: float, dump: Dump | None = None)
         if quiet_s >= limit_s:
             sentence = _sentence(timeline, quiet_s, limit_s)
             if dump is not None:
-                path = await asyncio.to_thread(dump, f"{sentence}\n{_in_flight(timeline)}")
-                sentence = f"{sentence}; the stacks of all processes are in {path}"
+                text = f"{sentence}\n{_in_flight(timeline)}"
+                try:
+                    path = await asyncio.to_thread(dump, text)
+                    sentence += f"; the stacks of all processes are in {path}"
+                except OSError as error:  # a full disk, which may be why nothing moves
+                    sentence += f"; the stacks of all processes could not be written: {error}"
             raise StalledError(sentence)
         await asyncio.sleep(max(0.01, (limit_s - quiet_s) / 2))
 
