@@ -1,4 +1,4 @@
-"""What a stall says of itself; tests/cluster/test_controller.py has one under a whole controller."""
+"""What a stall says of itself. tests/cluster/test_controller.py has one under a controller."""
 
 from pathlib import Path
 
