@@ -6,11 +6,10 @@ their episodes last longest; then the older task.
 """
 
 import asyncio
-from collections.abc import Sequence
 
 from cluster.members import MemberRunner
 from core.places import Urgency
-from core.records import Failure, Member, Score, Task
+from core.records import Failure, Group, Member, Task
 
 
 async def play_group(
@@ -32,14 +31,10 @@ async def play_group(
     try:
         for ended in asyncio.as_completed(playing):
             done.append(await ended)
-            if extra and num_scored(done) >= size:
+            if extra and len(Group(task=task, members=tuple(done)).scored) >= size:
                 break
     finally:
         for one in playing:
             one.cancel()
         await asyncio.gather(*playing, return_exceptions=True)
     return tuple(sorted(done, key=lambda member: member.rollout_id.index))
-
-
-def num_scored(members: Sequence[Member]) -> int:
-    return sum(isinstance(member.outcome, Score) and not member.masked for member in members)

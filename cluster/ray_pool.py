@@ -178,8 +178,7 @@ class RayPool:
             return
         if self._weights_are_gone:
             raise LearnerLostError("the weights that every rollout worker waits for are gone")
-        if not self._workers:
-            raise NoWorkersError("every rollout worker is gone; its log in Ray's folder says why")
+        raise NoWorkersError("every rollout worker is gone; its log in Ray's folder says why")
 
     async def _least_busy(self) -> _Worker:
         await self._wait_for_one()
