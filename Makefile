@@ -35,8 +35,9 @@ quick: setup  ## the fast tests, under five minutes
 test: setup  ## every test but the soak
 	$(BIN)/python -m pytest -m "not soak"
 
-soak: setup  ## the tests that run for a long time: kills under load
+soak: setup  ## what runs for a long time: kills under load, other examples of the property tests
 	$(BIN)/python -m pytest -m soak
+	HYPOTHESIS_PROFILE=other $(BIN)/python -m pytest -m "not integration and not slow and not soak"
 
 check: setup  ## lint, format, types, import boundaries
 	$(BIN)/ruff check .

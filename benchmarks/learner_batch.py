@@ -21,7 +21,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from cluster.nano_tokenizer import CHAT_TEMPLATE, build_tokenizer
+from cluster.nano.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from core.protocols import ImageStore
 from core.records import (
     Answer,

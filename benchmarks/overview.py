@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from statistics import fmean
 
 from cluster.launch import launch
-from cluster.status import StepReport
-from cluster.timeline import STAGES
+from cluster.track.status import StepReport
+from cluster.track.timeline import STAGES
 from core.config import load_config
 
 WARM_UP_STEPS = 2

@@ -11,8 +11,8 @@ from benchmarks.latencies import LatencyPainter, Profile, Tasks
 from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.parts import RemoteLearner, RolloutPool
-from cluster.recorder import JsonlRecorder
-from cluster.timeline import Timeline
+from cluster.track.recorder import JsonlRecorder
+from cluster.track.timeline import Timeline
 from core.config import Config, build_config
 from core.protocols import Judge
 from envs.images import FileImageStore

@@ -5,7 +5,7 @@ Only groups that are certain to be in the next batch (cluster/frontier.py) are b
 
 from cluster.frontier import Frontier
 from cluster.parts import RemoteLearner
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 
 
 class Ahead:

@@ -30,7 +30,7 @@ from actors.rollout import RolloutWorker
 from cluster.checkpoints import write_checkpoint
 from cluster.controller import Controller
 from cluster.parts import LearnerLostError
-from cluster.placement import learner_gpus
+from cluster.plan.placement import learner_gpus
 from core.config import Config
 from core.errors import GensearcherError, InfraError, LearnerError
 from core.protocols import Toolbox, ToolSpec

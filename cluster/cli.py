@@ -102,9 +102,9 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Is run B better than run A? Paired over the tasks that both evaluated."""
-    from cluster.compare import compare as compare_scores
-    from cluster.compare import comparison_json, write_comparison
-    from cluster.scores import load_scores
+    from cluster.report.compare import compare as compare_scores
+    from cluster.report.compare import comparison_json, write_comparison
+    from cluster.report.scores import load_scores
     from cluster.views import draw_comparison
 
     with clear_errors():
@@ -130,8 +130,8 @@ def doctor(
     """Say what a recipe lacks on this machine, and how to mend it."""
     if mismatch is not None:
         raise typer.Exit(_compare_engines(mismatch, recipe, overrides or (), as_json=as_json))
-    from cluster.doctor import diagnose
-    from cluster.machine import inspect_machine
+    from cluster.check.doctor import diagnose
+    from cluster.check.machine import inspect_machine
     from cluster.views import draw_checks
 
     with clear_errors():
@@ -153,7 +153,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Add up again from its records whether a run lost, repeated or mispriced any work."""
-    from cluster.audit import audit_json, audit_run
+    from cluster.check.audit import audit_json, audit_run
     from cluster.views import draw_audit
 
     with clear_errors():
@@ -192,7 +192,7 @@ def nano_build(
     ] = "both",
 ) -> None:
     """Train the nano policy and renderer from nothing; an interrupted build goes on."""
-    from cluster.nano_build import build_nano
+    from cluster.nano.build import build_nano
 
     with clear_errors():
         build_nano(out, seed=seed, part=part, console=console)
@@ -200,7 +200,7 @@ def nano_build(
 
 def _train(config: Config, *, recipe: str, fresh: bool) -> None:
     _get_ready(config, recipe=recipe, fresh=fresh)
-    from cluster.plan import plan_or_none
+    from cluster.plan.plan import plan_or_none
     from cluster.run import train_run
     from cluster.views import draw_memory
 
@@ -214,7 +214,7 @@ def _train(config: Config, *, recipe: str, fresh: bool) -> None:
 
 def _get_ready(config: Config, *, recipe: str, fresh: bool) -> None:
     """Everything that can be refused before an engine starts. Raises ConfigError."""
-    from cluster.doctor import refuse_unready
+    from cluster.check.doctor import refuse_unready
     from cluster.run_folder import set_aside, steps_done
 
     refuse_unready(config, recipe=recipe)
@@ -243,7 +243,7 @@ def _compare_engines(
         for name, value in worker_env(config).items():
             default_environment(name, value)  # before the engines' libraries are imported
         with redirect_stdout(sys.stderr):  # engines log to where the answer goes
-            from cluster.mismatch import check_mismatch, mismatch_json
+            from cluster.check.mismatch import check_mismatch, mismatch_json
 
             found = {"checkpoint": str(path), **mismatch_json(check_mismatch(config))}
     from cluster.views import draw_mismatch
@@ -257,9 +257,9 @@ def _compare_engines(
 
 def _show_plan(config: Config, recipe: str) -> None:
     """And whether it fits here; a plan for another machine is no error."""
-    from cluster.doctor import check_gpus, check_host_memory
-    from cluster.machine import inspect_machine
-    from cluster.plan import make_plan
+    from cluster.check.doctor import check_gpus, check_host_memory
+    from cluster.check.machine import inspect_machine
+    from cluster.plan.plan import make_plan
     from cluster.views import draw_checks, draw_plan
 
     plan, machine = make_plan(config, recipe=recipe), inspect_machine(config.run_dir)

@@ -51,12 +51,12 @@ from cluster.groups import play_group
 from cluster.kept_groups import fresh_enough, images_of
 from cluster.loop_thread import LoopThread
 from cluster.members import MemberRunner
-from cluster.meters import NO_METERS, Meters
 from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
 from cluster.starvation import refuse_to_starve
-from cluster.status import Status, StepReport, Tally, status_of
-from cluster.step_metrics import step_metrics
-from cluster.timeline import Timeline
+from cluster.track.meters import NO_METERS, Meters
+from cluster.track.status import Status, StepReport, Tally, status_of
+from cluster.track.step_metrics import step_metrics
+from cluster.track.timeline import Timeline
 from cluster.watchdog import Dump, guarded
 from core.config import Config
 from core.errors import GensearcherError, LearnerError

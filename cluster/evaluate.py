@@ -1,8 +1,8 @@
 """Held-out evaluation: the same episodes and the same grading as in training, one per task.
 
 Enters: tasks, and a MemberRunner over the live pool. Leaves: one graded Member per task; numbers
-with intervals are made of them in cluster/summary.py. A task whose episode failed by a fault of
-ours, after its re-issues, stays in the result with its Failure and counts in no mean.
+with intervals are made of them in cluster/report/summary.py. A task whose episode failed by a
+fault of ours, after its re-issues, stays in the result with its Failure and counts in no mean.
 """
 
 import asyncio

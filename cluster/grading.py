@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.parts import Mode
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.errors import (
     GensearcherError,
     JudgeError,

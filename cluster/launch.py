@@ -5,7 +5,7 @@
         system.train(on_step=...)
         after = system.evaluate()
 
-Refuses what cannot fit before anything starts (cluster/placement.py). Ctrl-C inside `train`
+Refuses what cannot fit before anything starts (cluster/plan/placement.py). Ctrl-C inside `train`
 leaves a checkpoint; `launch(config, resume=True)` goes on from the newest whole one.
 """
 
@@ -21,20 +21,20 @@ from cluster.controller import Controller
 from cluster.evaluate import EvalResult
 from cluster.grading import Grader
 from cluster.hub import HubUploads, hub_uploads
-from cluster.memory_fit import refuse_too_little_memory
-from cluster.meters import RunMeters
 from cluster.parts import LearnerLostError
-from cluster.placement import demands, refuse_what_cannot_fit
-from cluster.plan import plan_or_none
-from cluster.pools import places_of
-from cluster.prometheus import PrometheusExporter
+from cluster.plan.memory_fit import refuse_too_little_memory
+from cluster.plan.placement import demands, refuse_what_cannot_fit
+from cluster.plan.plan import plan_or_none
 from cluster.ray_pool import RayPool
 from cluster.ray_session import alive_nodes, ray_session
-from cluster.recorder import JsonlRecorder
 from cluster.services import Services, start_services
-from cluster.spending import Spending
-from cluster.status import Status, StepReport
-from cluster.timeline import Timeline
+from cluster.track.meters import RunMeters
+from cluster.track.pools import places_of
+from cluster.track.prometheus import PrometheusExporter
+from cluster.track.recorder import JsonlRecorder
+from cluster.track.spending import Spending
+from cluster.track.status import Status, StepReport
+from cluster.track.timeline import Timeline
 from core.config import Config, save_config
 from core.errors import InfraError, LearnerError
 from core.records import Task

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from cluster.grading import Grader
 from cluster.parts import Mode, RolloutPool
-from cluster.timeline import Span, Timeline
+from cluster.track.timeline import Span, Timeline
 from core.errors import InfraError
 from core.failure_policy import Action, Budget, Event, Part, decide, fault_of
 from core.places import Places, Urgency

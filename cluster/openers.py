@@ -15,7 +15,7 @@ from actors.api_painter import open_api_model, own_host
 from actors.image_models import api_key_variable
 from actors.render_client import RenderClient
 from cluster.judges import open_model_judge
-from cluster.nano_judge import nano_judge
+from cluster.nano.judge import nano_judge
 from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
 from core.protocols import Judge

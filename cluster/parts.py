@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from cluster.frontier import Ending, FrontierState
-from cluster.timeline import Span
+from cluster.track.timeline import Span
 from core.errors import LearnerError
 from core.records import (
     Failure,

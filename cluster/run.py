@@ -14,19 +14,19 @@ from typing import Literal
 
 from rich.console import Console
 
-from cluster.canary import Canary, open_canary
 from cluster.launch import System, launch
-from cluster.memory import PeakMemory
 from cluster.openers import read_keys
-from cluster.report import write_report
+from cluster.report.report import write_report
+from cluster.report.run_summary import WallClock, summary_json
+from cluster.report.summary import Heldout, load_heldouts, make_heldout, save_heldout
 from cluster.run_folder import SUMMARY
-from cluster.run_summary import WallClock, summary_json
-from cluster.screen import Screen
 from cluster.signals import stopped_like_ctrl_c
-from cluster.status import StepReport
-from cluster.summary import Heldout, load_heldouts, make_heldout, save_heldout
-from cluster.tracked_heldout import track_heldout
-from cluster.tracking import Tracker
+from cluster.track.canary import Canary, open_canary
+from cluster.track.memory import PeakMemory
+from cluster.track.screen import Screen
+from cluster.track.status import StepReport
+from cluster.track.tracked_heldout import track_heldout
+from cluster.track.tracking import Tracker
 from core.config import Config
 from core.files import write_json_atomic
 

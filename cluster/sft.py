@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from cluster.openers import Keys, open_toolbox, prepare_corpus
-from cluster.recorder import JsonLines
+from cluster.track.recorder import JsonLines
 from core.config import Config, save_config
 from core.errors import ConfigError
 from core.protocols import ImageStore

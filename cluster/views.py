@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cluster.compare import Comparison, verdict
-from cluster.doctor import CheckResult
-from cluster.plan import Plan
-from cluster.rates import Figure
+from cluster.check.doctor import CheckResult
+from cluster.plan.plan import Plan
+from cluster.plan.rates import Figure
+from cluster.report.compare import Comparison, verdict
 
 COLOURS = {"good": "green", "bad": "red", "": ""}
 
@@ -68,7 +68,7 @@ def draw_comparison(found: Comparison) -> RenderableType:
 
 
 def draw_audit(found: Mapping[str, Any]) -> RenderableType:
-    """`found` is what `cluster.audit.audit_json` gives."""
+    """`found` is what `cluster.check.audit.audit_json` gives."""
     table = Table.grid(padding=(0, 2))
     for name, value in found.items():
         if name != "found":
@@ -80,7 +80,7 @@ def draw_audit(found: Mapping[str, Any]) -> RenderableType:
 
 
 def draw_mismatch(found: Mapping[str, Any]) -> RenderableType:
-    """`found` is what `cluster.mismatch.mismatch_json` gives."""
+    """`found` is what `cluster.check.mismatch.mismatch_json` gives."""
     table = Table("|learner - rollout| of log-probs", "tokens", "mean", "max")
     for name, title in (
         ("text", "text"),

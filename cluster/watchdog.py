@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.errors import StalledError
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.charts import COLOURS, Curve, curves_chart
-from cluster.recorder import read_steps
+from cluster.report.charts import COLOURS, Curve, curves_chart
+from cluster.track.recorder import read_steps
 
 PICTURE = Path(__file__).parent / "images" / "learning.svg"
 STYLE = (

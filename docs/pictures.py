@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from cluster.report import write_report
+from cluster.report.report import write_report
 from core.errors import ConfigError
 
 IMAGES = Path(__file__).parent / "images"

@@ -49,9 +49,9 @@ ALSO = {
 HOMES = {
     "vllm": ("actors/vllm_",),
     "deepspeed": ("learners/engine.py",),
-    "diffusers": ("actors/", "cluster/nano_renderer.py"),
+    "diffusers": ("actors/", "cluster/nano/renderer.py"),
     "ray": ("actors/", "cluster/", "learners/rllib_learner.py"),
-    "wandb": ("cluster/tracking.py",),
+    "wandb": ("cluster/track/tracking.py",),
 }
 """Where a heavy library may appear at all."""
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from cluster.bench.rows import Message, Played, Reference
 from cluster.parts import RolloutPool
-from cluster.summary import episode_values
+from cluster.report.summary import episode_values
 from core.records import Answer, AnswerError, Failure, RolloutId, Task, Trajectory
 
 NOBODY = "none"

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.bench.rows import AgentRow, JudgeRow, RenderRow
-from cluster.recorder import JsonLines, read_rows
+from cluster.track.recorder import JsonLines, read_rows
 
 Row = TypeVar("Row", AgentRow, RenderRow, JudgeRow)
 

@@ -19,9 +19,9 @@ from cluster.bench.rows import RowResult
 from cluster.bench.rules import SCORE, Rules
 from cluster.bench.summary import BenchSummary, Line, summarise
 from cluster.bench.wise_files import write_wise_files
+from cluster.report.scores import RunScores, TaskScore, save_scores
+from cluster.report.stats import Estimate
 from cluster.run_folder import SUMMARY
-from cluster.scores import RunScores, TaskScore, save_scores
-from cluster.stats import Estimate
 from core.config import Config
 from core.files import write_json_atomic
 from core.protocols import ImageStore

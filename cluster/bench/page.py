@@ -17,7 +17,7 @@ from cluster.bench.agents import NOBODY
 from cluster.bench.rows import Played, RowResult
 from cluster.bench.rules import SCORE, Rules
 from cluster.bench.summary import BenchSummary, cause_of
-from cluster.pages import render_page
+from cluster.report.pages import render_page
 from core.errors import StageError
 from core.files import write_atomic
 from core.protocols import ImageStore

@@ -15,7 +15,7 @@ from cluster.bench.plan import EvalPlan
 from cluster.bench.scorers import KScoreScorer, Scorer, WiseScorer
 from cluster.judges import open_wise_judge
 from cluster.openers import Keys, open_image_api, open_judge
-from cluster.placement import (
+from cluster.plan.placement import (
     SERVED_JUDGE,
     SERVED_SUMMARISER,
     Demand,

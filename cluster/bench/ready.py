@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.bench.plan import EvalPlan
-from cluster.doctor import (
+from cluster.check.doctor import (
     CheckResult,
     check_image_model,
     check_judge_key,
@@ -23,7 +23,7 @@ from cluster.doctor import (
     check_search_key,
     refuse,
 )
-from cluster.machine import inspect_machine
+from cluster.check.machine import inspect_machine
 from cluster.openers import Keys, read_keys
 from core.config import Config, ray_address, secret
 from core.errors import ConfigError

@@ -49,7 +49,7 @@ class Played:
     """Why the raw prompt stands in for a grounded one; "" when it does not."""
     messages: tuple[Message, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of the episode itself, by the names of cluster/summary.py."""
+    """Metrics of the episode itself, by the names of cluster/report/summary.py."""
     tool_errors: tuple[str, ...] = ()
     """Providers that were down: the score may be low by no fault of the agent."""
     cost_usd: float = 0.0

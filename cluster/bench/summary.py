@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cluster.bench.choices import Missing
 from cluster.bench.rows import RowResult
 from cluster.bench.rules import SCORE, Rules
-from cluster.stats import Estimate, estimate
+from cluster.report.stats import Estimate, estimate
 from core.records import Failure
 
 Floats = NDArray[np.float64]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.audit import audit_run
+from cluster.check.audit import audit_run
 from cluster.launch import launch
-from cluster.status import StepReport
+from cluster.track.status import StepReport
 from core.config import load_config
 from tests.chaos.victims import VICTIMS, Reaper, Victim
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.audit import audit_run
-from cluster.recorder import METRICS, read_rows
+from cluster.check.audit import audit_run
+from cluster.track.recorder import METRICS, read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.slow]
 

@@ -5,25 +5,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.audit import audit_run
+from cluster.check.audit import audit_run
 from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.launch import System
 from cluster.local import LocalLearner
-from cluster.meters import RunMeters
-from cluster.recorder import JsonlRecorder
+from cluster.report.run_summary import WallClock, summary_json
 from cluster.run import Run
 from cluster.run_folder import SUMMARY, steps_done
-from cluster.run_summary import WallClock, summary_json
-from cluster.spending import Spending
-from cluster.status import StepReport
-from cluster.timeline import Timeline
+from cluster.track.meters import RunMeters
+from cluster.track.recorder import JsonlRecorder
+from cluster.track.spending import Spending
+from cluster.track.status import StepReport
+from cluster.track.timeline import Timeline
 from core.config import build_config
 from core.files import write_json_atomic
 from rewards.reward import DualReward
 from tests.cluster.test_controller import Tasks
-from tests.cluster.test_meters import MemoryExporter
+from tests.cluster.track.test_meters import MemoryExporter
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict

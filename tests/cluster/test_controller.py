@@ -18,7 +18,7 @@ from cluster.grading import Grader
 from cluster.local import LocalLearner
 from cluster.members import oldest_version
 from cluster.starvation import EmptyBatchesError
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.config import Config, build_config
 from core.errors import LearnerError, StalledError
 from core.records import Failure, Group, LearnerReport, RolloutId, Score, Task, Trajectory

@@ -5,7 +5,7 @@ import asyncio
 from cluster.evaluate import evaluate
 from cluster.grading import Grader
 from cluster.members import MemberRunner
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.places import Places
 from core.records import Failure, RolloutId, Task
 from core.sections.scoring import RenderConfig

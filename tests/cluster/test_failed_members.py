@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from actors.judge import JudgeClient
 from cluster.grading import Grader
 from cluster.members import MemberRunner
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.errors import ToolError
 from core.places import Places
 from core.protocols import HttpResponse, ImageModel, Judge

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.grading import Grader, mean_parts
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.places import Urgency
 from core.protocols import ImageModel, Reward, Took
 from core.records import (

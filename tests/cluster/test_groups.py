@@ -6,7 +6,7 @@ import pytest
 
 from cluster.groups import play_group
 from cluster.members import MemberRunner
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from core.places import Places, Urgency
 from core.records import Failure, Member, RolloutId, Task, Trajectory
 from tests.builders import make_failure, make_task

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from cluster.audit import audit_run
+from cluster.check.audit import audit_run
 from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.launch import System
 from cluster.parts import LearnerLostError
-from cluster.recorder import JsonlRecorder
-from cluster.spending import Spending
-from cluster.timeline import Timeline
+from cluster.track.recorder import JsonlRecorder
+from cluster.track.spending import Spending
+from cluster.track.timeline import Timeline
 from core.config import build_config
 from core.records import Group, LearnerReport, RolloutId, Task, WeightUpdate
 from rewards.reward import DualReward

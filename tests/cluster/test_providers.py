@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.doctor import check_corpus
+from cluster.check.doctor import check_corpus
 from cluster.providers import Providers, open_providers
 from core.config import load_config
 from core.errors import ConfigError

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.audit import audit_run, endings_of
-from cluster.recorder import EVENTS, read_rows
+from cluster.check.audit import audit_run, endings_of
+from cluster.track.recorder import EVENTS, read_rows
 from tests.builders import make_task
 from tests.fakes.scheduled import Odds, ScheduledRun, scheduled_config, seconds_of
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.timeline import Timeline
+from cluster.track.timeline import Timeline
 from cluster.watchdog import watch
 from core.errors import StalledError
 

@@ -11,8 +11,8 @@ from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.local import LocalLearner, LocalPool
 from cluster.parts import Mode
-from cluster.recorder import METRICS, TRAJECTORIES, JsonlRecorder, read_rows
-from cluster.timeline import Timeline
+from cluster.track.recorder import METRICS, TRAJECTORIES, JsonlRecorder, read_rows
+from cluster.track.timeline import Timeline
 from core.config import Config, build_config
 from core.protocols import GenerateRequest
 from core.records import RolloutId, Score, Task, ToolResult, Trajectory

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.frontier import Ending, FrontierState
 from cluster.parts import Mode
-from cluster.timeline import Span
+from cluster.track.timeline import Span
 from core.records import Failure, Group, Member, RolloutId, Task, Trajectory, WeightUpdate
 from tests.builders import make_trajectory
 

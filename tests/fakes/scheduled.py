@@ -18,8 +18,8 @@ from cluster.checkpoints import Checkpoints, read_frontier
 from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.parts import LearnerLostError, Mode
-from cluster.recorder import JsonlRecorder
-from cluster.timeline import Timeline
+from cluster.track.recorder import JsonlRecorder
+from cluster.track.timeline import Timeline
 from core.config import Config, build_config
 from core.errors import JudgeError, RenderError
 from core.places import Urgency

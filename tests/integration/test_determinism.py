@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.launch import launch
-from cluster.recorder import TRAJECTORIES, read_rows
+from cluster.track.recorder import TRAJECTORIES, read_rows
 from core.config import load_config
 
 pytestmark = [

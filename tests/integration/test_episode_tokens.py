@@ -1,6 +1,6 @@
 """The nano teacher in the real loop leaves exactly the tokens that the nano policy trains on.
 
-Two writers of one conversation meet here: cluster/nano_documents.py, which makes SFT documents
+Two writers of one conversation meet here: cluster/nano/documents.py, which makes SFT documents
 fast and in memory, and envs/episode.py over the real tools, search backend and processor. If they
 differ by one token, the policy is trained on something else than it later sees.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.nano_documents import encode, episode
-from cluster.nano_tokenizer import SYSTEM_PROMPT, save_processor
+from cluster.nano.documents import encode, episode
+from cluster.nano.tokenizer import SYSTEM_PROMPT, save_processor
 from core.records import StopReason
 from envs.chat import ChatFormat
 from envs.corpus import Corpus, build_corpus

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.recorder import read_rows
+from cluster.track.recorder import read_rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray]
 

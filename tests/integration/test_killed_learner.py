@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.audit import audit_run
+from cluster.check.audit import audit_run
 from cluster.checkpoints import is_whole
 from cluster.launch import launch
-from cluster.recorder import METRICS, read_rows
-from cluster.status import StepReport
+from cluster.track.recorder import METRICS, read_rows
+from cluster.track.status import StepReport
 from core.config import load_config
 from core.files import watched_writes
 

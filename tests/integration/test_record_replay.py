@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.audit import audit_run
+from cluster.check.audit import audit_run
 from cluster.launch import launch
-from cluster.status import StepReport
+from cluster.track.status import StepReport
 from core.config import Config, load_config
 from envs.fake_web.server import key_variables, nano_web, overrides_for, serving_on_a_thread
 from envs.store.store import DamagedError, Store

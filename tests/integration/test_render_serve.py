@@ -12,7 +12,7 @@ from ray import serve
 
 from actors.render import deploy_render, stop_render
 from actors.render_client import RenderClient
-from cluster.nano_judge import nano_tables
+from cluster.nano.judge import nano_tables
 from core.errors import ConfigError, RenderError
 from core.sections.scoring import RenderConfig
 from envs.nano.flags import Flag, draw, encode_png

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from cluster.run import train_run
-from cluster.tracking import TrackedPicture, TrackedTable, Tracker
+from cluster.track.tracking import TrackedPicture, TrackedTable, Tracker
 from core.config import build_config, load_config
 from tests.documented_metrics import ALWAYS, MAY_BE_ABSENT, SOMETIMES, names_of
 from tests.fakes.wandb_server import WandbServer, sync

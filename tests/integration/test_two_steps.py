@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.audit import audit_run
+from cluster.check.audit import audit_run
 from cluster.launch import launch
-from cluster.recorder import METRICS, TRAJECTORIES, read_rows
-from cluster.status import StepReport
+from cluster.track.recorder import METRICS, TRAJECTORIES, read_rows
+from cluster.track.status import StepReport
 from core.config import Config, load_config
 from tests.documented_metrics import undocumented
 

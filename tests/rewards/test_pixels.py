@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cluster.nano_judge import nano_judge, nano_tables
+from cluster.nano.judge import nano_judge, nano_tables
 from core.errors import JudgeError
 from core.protocols import ImageVerdict
 from core.records import ImageRef

@@ -9,7 +9,7 @@ from typing import Final
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from cluster.nano_tokenizer import build_tokenizer
+from cluster.nano.tokenizer import build_tokenizer
 from envs.chat import ChatFormat
 
 FIRST_ADDED_ID: Final = 151643

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.recorder import read_rows
+from cluster.track.recorder import read_rows
 from tests.fakes.agent_server import AgentServer, answer, call
 from tests.fakes.bench_command import eval_command, evaluate, write_knowgen
 from tests.fakes.image_servers import ImageServer

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cluster.recorder import read_rows
+from cluster.track.recorder import read_rows
 from tests.fakes.bench_command import WIDTH, environment, eval_command, evaluate, write_knowgen
 from tests.fakes.image_servers import ImageServer
 from tests.fakes.judge_server import Fault, JudgeServer, first_tries_fail, in_thread

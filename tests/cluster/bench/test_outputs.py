@@ -13,8 +13,8 @@ from cluster.bench.plan import EvalPlan
 from cluster.bench.rows import Message
 from cluster.bench.rules import knowgen_rules
 from cluster.bench.screen import draw_evaluation
-from cluster.compare import compare
-from cluster.scores import load_scores
+from cluster.report.compare import compare
+from cluster.report.scores import load_scores
 from core.config import Config, build_config
 from core.records import Stage
 from tests.builders import make_failure, png_bytes

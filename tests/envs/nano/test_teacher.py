@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.nano_tokenizer import SYSTEM_PROMPT, save_processor
+from cluster.nano.tokenizer import SYSTEM_PROMPT, save_processor
 from core.records import Answer, ImageRef, RolloutId, StopReason, Task, Trajectory
 from envs.chat import ChatFormat
 from envs.corpus import Corpus, build_corpus

@@ -1,0 +1,1 @@
+"""The nano models from nothing: tokenizer, policy and renderer, each by a seeded recipe."""

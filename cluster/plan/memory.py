@@ -1,0 +1,214 @@
+"""The memory of a plan: weights, gradients, optimizer, activations and caches, with formulas."""
+
+from actors.image_models import is_api
+from cluster.plan import rates
+from cluster.plan.model_sizes import BYTES, ImageModelSize, PolicySize
+from cluster.plan.placement import served_models
+from cluster.plan.rates import Figure
+from core.config import Config
+
+ACTIVATION_BYTES = 34
+"""Bytes of activations per token, layer and unit of width in 16 bits (arXiv 2205.05198, eq. 1)."""
+LOGIT_CHUNK = 512
+"""Tokens whose logits exist at one time."""
+
+
+def rollout_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """Per GPU of a worker, or of all workers on CPUs; and what all keep in host memory."""
+    on_gpu = config.rollout.num_gpus_per_worker > 0
+    where = "rollout, per GPU" if on_gpu else "rollout workers (host)"
+    share = 1 / config.rollout.tensor_parallel if on_gpu else config.rollout.num_workers
+    width = BYTES[config.policy.dtype]
+    per_token = policy.kv_bytes_per_token(dtype=config.policy.dtype)
+    cache = config.rollout.kv_cache_gib * 2**30
+    contexts = int(cache // (per_token * config.rollout.max_context))
+    return (
+        _memory(
+            where,
+            "weights",
+            policy.params * width * share,
+            f"{policy.params:,} parameters x {width} B x {share:g}",
+            policy.source,
+        ),
+        _memory(
+            where,
+            "KV cache",
+            cache * share,
+            f"rollout.kv_cache_gib x {share:g}; {per_token:,} B per token = 2 x "
+            f"{policy.num_layers} layers x {policy.num_kv_heads} heads x {policy.head_dim} x "
+            f"{width}: room for {contexts} full contexts",
+            "recipe",
+        ),
+        *_kept_by_workers(config, policy),
+    )
+
+
+def _kept_by_workers(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """In host memory, beside what the engine samples from: the weights that the next delta, or the
+    adapters, are added to."""
+    where, count = "rollout workers (host)", config.rollout.num_workers
+    kept = []
+    if config.learner.broadcast != "dense" or config.rollout.tensor_parallel > 1:
+        sent = _sent_bytes(config, policy)
+        formula = f"{sent:,} B x {count} workers, kept to add to"
+        kept.append(_memory(where, "last broadcast", count * sent, formula, policy.source))
+    if config.learner.lora_rank is not None:
+        width = BYTES[config.policy.dtype]
+        formula = f"{policy.params:,} x {width} B x {count} workers, for the adapters"
+        value = count * policy.params * width
+        kept.append(_memory(where, "first weights", value, formula, policy.source))
+    return tuple(kept)
+
+
+def _sent_bytes(config: Config, policy: PolicySize) -> int:
+    """Of a whole update: all weights, or all factors of the adapters."""
+    if config.learner.lora_rank is None:
+        return policy.params * BYTES[config.policy.dtype]
+    return policy.trained_params(config.learner) * BYTES["float32"]
+
+
+def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """Weights, gradients and optimizer in host memory; activations where the compute is."""
+    learner = config.learner
+    trained = policy.trained_params(learner)
+    width = BYTES[learner.dtype]
+    where = "learner (host)"
+    source = f"{policy.source}; ZeRO's partitions"
+    count, each = _every_learner(config)
+    sent = _sent_bytes(config, policy)
+    state = (
+        ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
+        ("master weights", trained * 4, f"{trained:,} trained x 4 B"),
+        ("gradients", count * trained * 4, f"{trained:,} trained x 4 B{each}"),
+        ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
+        (
+            "checkpoint",
+            policy.params * width + trained * 12,
+            f"a copy while it is written: {policy.params:,} x {width} B + {trained:,} x 12 B",
+        ),
+        ("last broadcast", sent, f"kept to compare with: {sent:,} B"),
+    )
+    return (
+        *(_memory(where, what, value, formula, source) for what, value, formula in state),
+        *_reference(config, policy),
+        *_activations(config, policy),
+    )
+
+
+def _every_learner(config: Config) -> tuple[int, str]:
+    """How often the host holds what each learner has, and how a formula says so."""
+    count = config.learner.num_learners
+    return count, f" x {count} learners" if count > 1 else ""
+
+
+def _reference(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """The frozen copy that the KL is taken to: whole, where the compute is."""
+    learner = config.learner
+    if not learner.kl_coef:
+        return ()
+    width = BYTES[learner.dtype]
+    on_cpu = learner.device == "cpu"
+    count, each = _every_learner(config) if on_cpu else (1, "")
+    return (
+        _memory(
+            "learner (host)" if on_cpu else "learner, its GPU",
+            "reference",
+            count * policy.params * width,
+            f"{policy.params:,} x {width} B{each}, because learner.kl_coef is {learner.kl_coef:g}",
+            policy.source,
+        ),
+    )
+
+
+def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """Of the largest pack, where the compute is, and what a GPU holds besides."""
+    learner = config.learner
+    width = BYTES[learner.dtype]
+    tokens = max(learner.micro_batch_tokens, config.rollout.max_context)
+    hidden, layers = policy.hidden_size, policy.num_layers
+    one_layer = tokens * hidden * ACTIVATION_BYTES * width / 2
+    logits = 2 * LOGIT_CHUNK * policy.vocab_size * 4
+    if learner.checkpoints_gradients:
+        value = tokens * hidden * layers * width + one_layer + logits
+        formula = (
+            f"{tokens:,} tokens x {hidden} x {width} B x {layers} layers kept, one layer "
+            f"recomputed ({17 * width} B)"
+        )
+    else:
+        value = layers * one_layer + logits
+        formula = f"{tokens:,} tokens x {layers} layers x {hidden} x {17 * width} B"
+    formula += f" + logits 2 x {LOGIT_CHUNK} x {policy.vocab_size:,} x 4 B"
+    on_cpu = learner.device == "cpu"
+    count, each = _every_learner(config) if on_cpu else (1, "")
+    activations = _memory(
+        "learner (host)" if on_cpu else "learner, its GPU",
+        "activations",
+        count * value,
+        f"({formula}){each}" if each else formula,
+        "arXiv 2205.05198, eq. 1; attention scores are not stored",
+    )
+    return (activations,) if on_cpu else (activations, _weights_on_gpu(config, policy))
+
+
+def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
+    """ZeRO-3 alone keeps the weights in host memory; the other stages hold them, and their
+    gradients until the backward pass is done, on the GPU."""
+    width, where = BYTES[config.learner.dtype], "learner, its GPU"
+    if config.learner.zero_stage == 3:
+        value = 2 * policy.text_params / policy.num_layers * width
+        formula = f"2 of {policy.num_layers} layers at a time, {width} B a parameter"
+        source = f"{policy.source}; prefetch of one layer assumed"
+        return _memory(where, "streamed weights", value, formula, source)
+    trained = policy.trained_params(config.learner)
+    value = (policy.params + trained) * width
+    formula = f"({policy.params:,} + {trained:,} trained) x {width} B; zero_stage 3 streams them"
+    return _memory(where, "weights and gradients", value, formula, f"{policy.source}; ZeRO")
+
+
+def render_memory(config: Config, model: ImageModelSize | None) -> tuple[Figure, ...]:
+    """Per GPU of a replica, or of all replicas on CPUs; nothing for a provider's model."""
+    if model is None:
+        return ()
+    on_gpu = config.render.num_gpus_per_replica > 0
+    where = "render, per GPU" if on_gpu else "render replicas (host)"
+    share = 1 if on_gpu else config.render.max_replicas
+    width = BYTES[config.render.dtype]
+    formula = f"{model.params:,} parameters x {width} B x {share}"
+    return (_memory(where, "weights", model.params * width * share, formula, model.source),)
+
+
+def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """What the processes themselves take, and the weights on their way."""
+    others = 4 + (0 if is_api(config.render) else config.render.max_replicas)
+    payload = _sent_bytes(config, policy)
+    store = max(2.0 * payload, config.cluster.object_store_gib * 2**30)
+    vllm, other = rates.VLLM_PROCESS_BYTES, rates.OTHER_PROCESS_BYTES
+    served = sum(model.max_replicas for model in served_models(config).values())
+    engines = config.rollout.num_workers + served
+    return (
+        _memory(
+            "object store (host)",
+            "weights, images",
+            store,
+            f"larger of cluster.object_store_gib and two versions of {payload / 1e9:.2g} GB",
+            "recipe",
+        ),
+        _memory(
+            "processes (host)",
+            "vLLM",
+            engines * vllm.value,
+            f"{engines} x {vllm.value / 1e9:g} GB",
+            vllm.source,
+        ),
+        _memory(
+            "processes (host)",
+            "all others",
+            others * other.value,
+            f"{others} x {other.value / 1e9:g} GB",
+            other.source,
+        ),
+    )
+
+
+def _memory(where: str, what: str, value: float, formula: str, source: str) -> Figure:
+    return Figure(where=where, what=what, value=value, unit="bytes", formula=formula, source=source)

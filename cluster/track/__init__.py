@@ -1,0 +1,1 @@
+"""A run as seen from outside while it goes on: records, meters, live screen, W&B, Prometheus."""
