@@ -22,13 +22,13 @@ from cluster.track.timeline import Timeline
 from core.config import build_config
 from core.files import write_json_atomic
 from rewards.reward import DualReward
-from tests.cluster.test_controller import Tasks
-from tests.cluster.track.test_meters import MemoryExporter
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict
 from tests.fakes.learner import FakeLearner
+from tests.fakes.meters import MemoryExporter
 from tests.fakes.pool import FakePool
+from tests.fakes.tasks import ManyTasks
 from tests.fakes.tools import FakeToolbox
 
 USD_PER_STEP = 8.0
@@ -68,7 +68,7 @@ def running(
     spending = Spending(config.run_dir, {"judge": judge.spent_usd})
     controller = Controller(
         config=config,
-        tasks=Tasks(),
+        tasks=ManyTasks(),
         pool=FakePool(),
         toolbox=FakeToolbox(),
         grader=Grader(

@@ -29,12 +29,8 @@ from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, image_verdict, text_verdict
 from tests.fakes.learner import FakeLearner
 from tests.fakes.pool import FakePool, MemoryRecorder
+from tests.fakes.tasks import ManyTasks
 from tests.fakes.tools import FakeToolbox
-
-
-class Tasks:
-    def task(self, ordinal: int) -> Task:
-        return make_task(ordinal)
 
 
 class World:
@@ -60,7 +56,7 @@ class World:
         self.toolbox = FakeToolbox()
         self.controller = Controller(
             config=self.config,
-            tasks=Tasks(),
+            tasks=ManyTasks(),
             pool=pool,
             toolbox=self.toolbox,
             grader=Grader(

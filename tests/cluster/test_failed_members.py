@@ -8,16 +8,13 @@ import pytest
 from ray.exceptions import RayActorError
 
 from actors.judge import JudgeClient
-from cluster.grading import Grader
 from cluster.members import MemberRunner
 from cluster.track.timeline import Timeline
 from core.errors import ToolError
 from core.places import Places
 from core.protocols import HttpResponse, ImageModel, Judge
 from core.records import Failure, Group, Score, Stage, Task
-from core.sections.scoring import RenderConfig
 from learners.advantage import group_advantages
-from rewards.reward import DualReward
 from tests.builders import (
     make_answer,
     make_member,
@@ -27,6 +24,7 @@ from tests.builders import (
     make_trajectory,
     png_bytes,
 )
+from tests.builders_cluster import make_grader
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge
@@ -47,16 +45,6 @@ class DeadActor:
 def model_judge(answer: Callable[..., HttpResponse], store: MemoryImageStore) -> Judge:
     judge, _ = make_judge(answer, store=store)
     return judge
-
-
-def make_grader(judge: Judge, image_model: ImageModel) -> Grader:
-    return Grader(
-        reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
-        image_model=image_model,
-        render=RenderConfig(),
-        masked_reasons=(),
-        timeline=Timeline(lambda span: None),
-    )
 
 
 def http_error(*_: Any) -> HttpResponse:

@@ -10,7 +10,7 @@ from cluster.track.timeline import Timeline
 from core.places import Places, Urgency
 from core.records import Failure, Member, RolloutId, Task, Trajectory
 from tests.builders import make_failure, make_task
-from tests.cluster.test_failed_members import make_grader
+from tests.builders_cluster import make_grader
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge

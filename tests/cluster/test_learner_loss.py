@@ -24,6 +24,7 @@ from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict
 from tests.fakes.learner import FakeLearner
 from tests.fakes.pool import FakePool
+from tests.fakes.tasks import ManyTasks
 from tests.fakes.tools import FakeToolbox
 
 
@@ -94,7 +95,7 @@ class Run:
         grades = iter(i % 2 for i in range(10**6))
         self.controller = Controller(
             config=self.config,
-            tasks=Tasks(),
+            tasks=ManyTasks(),
             pool=self.pool,
             toolbox=FakeToolbox(),
             grader=Grader(
@@ -136,11 +137,6 @@ class Run:
             self.controller.close()
             self.recorder.close()
         return done
-
-
-class Tasks:
-    def task(self, ordinal: int) -> Any:
-        return make_task(ordinal)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 2])

@@ -13,7 +13,7 @@ from envs.contamination import Benchmark, ContaminationGuard
 from envs.images import FileImageStore, clean_image, image_ref
 from envs.provider import Fetched, Page, SearchHit
 from tests.builders import png_bytes
-from tests.envs.test_lookalike import copies, encode, made_picture
+from tests.made_pictures import copies, encode, made_picture
 
 PROMPT = (
     "A watercolour of the old harbour crane of Torvi at dawn, its two treadwheels lit from behind, "

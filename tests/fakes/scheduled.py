@@ -38,9 +38,10 @@ from core.records import (
     WeightUpdate,
 )
 from rewards.reward import DualReward
-from tests.builders import make_failure, make_image_ref, make_task, make_trajectory
+from tests.builders import make_failure, make_image_ref, make_trajectory
 from tests.fakes.judge import image_verdict, text_verdict
 from tests.fakes.learner import FakeLearner
+from tests.fakes.tasks import ManyTasks
 from tests.fakes.tools import FakeToolbox
 from tests.simulated_clock import SimulatedLoop
 
@@ -230,11 +231,6 @@ class ScheduledLearner:
         if self._learner is None:
             raise LearnerLostError("the learner is lost")
         return self._learner
-
-
-class ManyTasks:
-    def task(self, ordinal: int) -> Task:
-        return make_task(ordinal)
 
 
 class MortalRecorder:

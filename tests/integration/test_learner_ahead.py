@@ -6,7 +6,7 @@ import torch
 from core.errors import LearnerError
 from envs.chat import ChatFormat
 from tests.fakes.images import MemoryImageStore
-from tests.integration.test_learner_grpo import World, weights_of
+from tests.learner_world import World, weights_of
 from tests.tiny_model import build_tiny_policy
 
 pytestmark = pytest.mark.integration

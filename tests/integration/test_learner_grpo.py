@@ -1,8 +1,6 @@
 """The whole learner on DeepSpeed, held against plain transformers and plain torch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.config import Config, build_config
 from core.errors import ConfigError, FidelityError, LearnerError
 from core.records import Group
 from core.sections.learner import LearnerConfig
@@ -24,36 +21,11 @@ from learners.lora import BaseWeights
 from learners.receive import WeightReceiver
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
+from tests.learner_world import SCORES, World, weights_of
 from tests.oracle_groups import make_oracle_groups
 from tests.tiny_model import build_tiny_policy
 
 pytestmark = pytest.mark.integration
-
-SCORES = [[0.0, 1.0], [0.2, 0.5, 0.9]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    folder: Path
-    chat: ChatFormat
-    store: MemoryImageStore
-
-    def config(self, **learner: Any) -> Config:
-        settings = {"micro_batch_tokens": 256, "warmup_steps": 1, "lr": 1e-3} | learner
-        return build_config({"policy": {"path": str(self.folder)}, "learner": settings})
-
-    @contextmanager
-    def learner(self, **settings: Any) -> Iterator[GrpoLearner]:
-        settings = {"broadcast": "dense", **settings}  # each publish is read on its own
-        learner = GrpoLearner(self.config(**settings), chat=self.chat, images=self.store)
-        try:
-            yield learner
-        finally:
-            learner.close()
-
-    def groups(self, **changes: Any) -> list[Group]:
-        oracle = HfPolicy(self.folder)
-        return make_oracle_groups(oracle, self.chat, self.store, **({"scores": SCORES} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +39,6 @@ def sharding_everything(config: LearnerConfig) -> dict[str, Any]:
     settings = deepspeed_config(config)
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return settings
-
-
-def weights_of(learner: GrpoLearner) -> dict[str, torch.Tensor]:
-    update, payload = learner.publish()
-    return dict(WeightReceiver().receive(update, payload))
 
 
 def test_an_on_policy_update_sees_the_rollouts_logprobs_behind_images_too(world: World) -> None:

@@ -1,31 +1,16 @@
 """Engines' gauges and counters, and the services' dollars, as metrics of a step."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from actors.stats import EngineCounts, EngineStats, Gauges
+from actors.stats import EngineStats
 from cluster.track.meters import EngineStatsOf, RunMeters
 from cluster.track.spending import Spending
-from cluster.track.status import Status
-from tests.cluster.track.test_screen import make_status
+from tests.builders_cluster import make_engine_stats, make_status
+from tests.fakes.meters import MemoryExporter
 
 STEP = {"seconds/step": 10.0, "reward/mean": 0.5, "members/scored": 8.0}
-
-
-class MemoryExporter:
-    """Implements cluster.track.meters.Exporter."""
-
-    def __init__(self) -> None:
-        self.samples: list[tuple[Status, EngineStatsOf]] = []
-        self.steps: list[Mapping[str, float]] = []
-
-    def sample(self, status: Status, engines: EngineStatsOf) -> None:
-        self.samples.append((status, engines))
-
-    def step(self, metrics: Mapping[str, float]) -> None:
-        self.steps.append(metrics)
 
 
 class Scene:
@@ -47,17 +32,6 @@ class Scene:
         return dict(self.engines)
 
 
-def engine(*, sampled: int, kv: float = 0.0, waiting: int = 0) -> EngineStats:
-    counts = EngineCounts(
-        requests=sampled // 10,
-        prompt_tokens=2 * sampled,
-        cached_tokens=sampled,
-        sampled_tokens=sampled,
-        update_s=sampled / 1000,
-    )
-    return counts.stats(num_running=4, gauges=Gauges(num_waiting=waiting, kv_usage=kv))
-
-
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
@@ -65,9 +39,9 @@ def scene(tmp_path: Path) -> Scene:
 
 async def test_gauges_are_means_and_peaks_over_the_samples_of_a_step(scene: Scene) -> None:
     for kv, waiting in ((0.2, 0), (0.6, 3)):
-        scene.engines = {"a": engine(sampled=10, kv=kv, waiting=waiting)}
+        scene.engines = {"a": make_engine_stats(sampled=10, kv=kv, waiting=waiting)}
         await scene.meters.sample(make_status())
-    scene.engines = {"a": engine(sampled=10, kv=0.1)}
+    scene.engines = {"a": make_engine_stats(sampled=10, kv=0.1)}
     metrics = await scene.meters.end_step(STEP)
     assert (metrics["engine/kv_use"], metrics["engine/kv_use_max"]) == (pytest.approx(0.3), 0.6)
     assert (metrics["engine/waiting"], metrics["engine/waiting_max"]) == (1, 3)
@@ -76,14 +50,14 @@ async def test_gauges_are_means_and_peaks_over_the_samples_of_a_step(scene: Scen
 
 
 async def test_counters_are_differences_summed_over_the_workers(scene: Scene) -> None:
-    scene.engines = {"a": engine(sampled=100), "b": engine(sampled=50)}
+    scene.engines = {"a": make_engine_stats(sampled=100), "b": make_engine_stats(sampled=50)}
     first = await scene.meters.end_step(STEP)
     assert (first["engine/sampled_tokens"], first["engine/tokens_per_s"]) == (150, 15)
-    scene.engines = {"a": engine(sampled=130), "b": engine(sampled=50)}
+    scene.engines = {"a": make_engine_stats(sampled=130), "b": make_engine_stats(sampled=50)}
     second = await scene.meters.end_step(STEP)
     assert second["engine/sampled_tokens"] == 30
     assert second["engine/update_s"] == pytest.approx(0.03)
-    scene.engines = {"a": engine(sampled=20), "b": engine(sampled=50)}
+    scene.engines = {"a": make_engine_stats(sampled=20), "b": make_engine_stats(sampled=50)}
     third = await scene.meters.end_step(STEP)
     assert third["engine/sampled_tokens"] == 20, "a worker that was started again"
 

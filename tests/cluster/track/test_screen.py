@@ -5,26 +5,7 @@ import io
 from rich.console import Console
 
 from cluster.track.screen import Screen, draw_status, sparkline
-from cluster.track.status import Status
-
-
-def make_status(**changes: object) -> Status:
-    values: dict[str, object] = {
-        "step": 3,
-        "total_steps": 10,
-        "stage": "render",
-        "reward": 0.4,
-        "num_scored": 5,
-        "groups_finished": 2,
-        "groups_per_step": 8,
-        "in_flight": {"judge": 1, "rollout": 12, "tool": 0},
-        "oldest_item": "render 7.2.0",
-        "oldest_age_s": 12.4,
-        "tool_calls": 200,
-        "cached_tool_calls": 150,
-        "failures": {},
-    }
-    return Status(**(values | changes))  # type: ignore[arg-type]
+from tests.builders_cluster import make_status
 
 
 def test_one_frame_names_the_stage_the_oldest_item_and_the_time_left() -> None:

@@ -1,0 +1,49 @@
+"""Builders of what stands around the controller. Every argument of a record has a valid default."""
+
+from actors.stats import EngineCounts, EngineStats, Gauges
+from cluster.grading import Grader
+from cluster.track.status import Status
+from cluster.track.timeline import Timeline
+from core.protocols import ImageModel, Judge
+from core.sections.scoring import RenderConfig
+from rewards.reward import DualReward
+
+
+def make_grader(judge: Judge, image_model: ImageModel) -> Grader:
+    return Grader(
+        reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
+        image_model=image_model,
+        render=RenderConfig(),
+        masked_reasons=(),
+        timeline=Timeline(lambda span: None),
+    )
+
+
+def make_status(**changes: object) -> Status:
+    values: dict[str, object] = {
+        "step": 3,
+        "total_steps": 10,
+        "stage": "render",
+        "reward": 0.4,
+        "num_scored": 5,
+        "groups_finished": 2,
+        "groups_per_step": 8,
+        "in_flight": {"judge": 1, "rollout": 12, "tool": 0},
+        "oldest_item": "render 7.2.0",
+        "oldest_age_s": 12.4,
+        "tool_calls": 200,
+        "cached_tool_calls": 150,
+        "failures": {},
+    }
+    return Status(**(values | changes))  # type: ignore[arg-type]
+
+
+def make_engine_stats(*, sampled: int, kv: float = 0.0, waiting: int = 0) -> EngineStats:
+    counts = EngineCounts(
+        requests=sampled // 10,
+        prompt_tokens=2 * sampled,
+        cached_tokens=sampled,
+        sampled_tokens=sampled,
+        update_s=sampled / 1000,
+    )
+    return counts.stats(num_running=4, gauges=Gauges(num_waiting=waiting, kv_usage=kv))
