@@ -55,8 +55,8 @@ async def test_every_metric_of_the_dashboard_is_scraped_with_the_name_of_its_run
     for name in asked:
         assert all('run="scraped"' in labels for labels, _ in scraped[name]), name
     assert {value for _, value in scraped["ray_gensearcher_reward_mean"]} == {0.5}
-    in_flight = {labels: value for labels, value in scraped["ray_gensearcher_in_flight"]}
-    assert [n for labels, n in in_flight.items() if 'kind="rollout"' in labels] == [12.0]
+    in_flight = scraped["ray_gensearcher_in_flight"]
+    assert [number for labels, number in in_flight if 'kind="rollout"' in labels] == [12.0]
     (worker,) = scraped["ray_gensearcher_engine_kv_use_now"]
     assert 'worker="w1"' in worker[0]
     assert worker[1] == 0.25
