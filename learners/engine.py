@@ -5,7 +5,7 @@ resumable state by parameter name. `device: cpu` runs the whole step on the CPU;
 streams compute through a GPU of the learner's own while state stays in host memory (ZeRO-Offload,
 arXiv 2101.06840; with stage 3 the parameters too). Fails with LearnerError on a gradient that is
 not finite. With several learners (learners/peers.py) gradients are added up and optimizer state is
-shared among them (ZeRO, arXiv 1910.02054).
+shared among them (learners/masters.py).
 """
 
 import logging
@@ -19,20 +19,28 @@ import torch
 
 from core.errors import ConfigError, LearnerError
 from core.sections.learner import LearnerConfig
+from learners.host_memory import unmap_large_tensors
+from learners.masters import MOMENTS, Masters, OwnMasters, ZeroMasters
 from learners.peers import num_learners, rank
 
 logger = logging.getLogger(__name__)
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET_ELEMENTS = 2**24
+"""Gradients that DeepSpeed lays end to end and adds up at once; by default it takes 2 GB for it."""
 
 
 def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
     """Our few settings in DeepSpeed's terms. The caller decides when a step is due."""
-    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+    stage = zero_stage(config)
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": False,
+        "reduce_bucket_size": BUCKET_ELEMENTS,
+    }
     if config.device == "cuda":
         host = {"device": "cpu", "pin_memory": True}
         zero["offload_optimizer"] = host
-        if config.zero_stage == 3:
+        if stage == 3:
             zero["offload_param"] = host
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -45,6 +53,13 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+
+
+def zero_stage(config: LearnerConfig) -> int:
+    """`learner.zero_stage`, chosen where it is None; 0: no ZeRO."""
+    if config.own_masters and num_learners() == 1:
+        return 0
+    return config.zero_stage or 1
 
 
 def warmup_lr(step: int, *, base: float, warmup_steps: int) -> float:
@@ -64,7 +79,8 @@ class TrainEngine:
     """One learner process. A process may hold several engines, one after another."""
 
     def __init__(self, module: torch.nn.Module, *, config: LearnerConfig) -> None:
-        self._config = config
+        if config.device == "cpu":
+            unmap_large_tensors()
         deepspeed = _import_deepspeed(config.device)
         _join_process_group(deepspeed, config.device)
         optimizer = torch.optim.AdamW(
@@ -74,11 +90,16 @@ class TrainEngine:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self._engine, self._zero, *_ = deepspeed.initialize(
+        self._stage = zero_stage(config)
+        self._engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(config)
         )
         self._gathered = deepspeed.zero.GatheredParameters
-        self._safe = deepspeed.utils
+        self._masters: Masters = (
+            ZeroMasters(self._engine, stage=self._stage)
+            if self._stage
+            else OwnMasters(self._engine, max_grad_norm=config.max_grad_norm)
+        )
         self.step_count = 0
         """Optimizer steps done."""
 
@@ -104,14 +125,7 @@ class TrainEngine:
         `divide_by`: what is known only once every gradient is there, e.g. how many tokens they are
         a sum over.
         """
-        for group in self._zero.param_groups:
-            group["lr"] = lr
-        if num_learners() > 1:
-            self._fill_gradients()
-        self._zero.loss_scale = divide_by  # which DeepSpeed divides by, before it looks at norms
-        self._engine.step()
-        self._zero.loss_scale = 1.0
-        norm = float(self._engine.get_global_grad_norm())
+        norm = self._masters.step(lr=lr, divide_by=divide_by)
         if not math.isfinite(norm):
             raise LearnerError(
                 f"the gradient of optimizer step {self.step_count} is not finite; nothing changed",
@@ -124,7 +138,7 @@ class TrainEngine:
     def full_weights(self, *, write: bool = False) -> Iterator[torch.nn.Module]:
         """The module with every parameter whole (ZeRO-3 keeps only shards between steps)."""
         module: torch.nn.Module = self._engine.module
-        sharded = self._config.zero_stage == 3
+        sharded = self._stage == 3
         with self._gathered(
             list(module.parameters()), modifier_rank=0 if write else None, enabled=sharded
         ):
@@ -137,23 +151,19 @@ class TrainEngine:
         """
         tensors = {"rng": torch.get_rng_state()}
         for name, parameter in self._trainable():
-            parts = {"master": self._safe.safe_get_full_fp32_param(parameter)}
-            for moment in MOMENTS if self.step_count else ():
-                parts[moment] = self._safe.safe_get_full_optimizer_state(parameter, moment)
+            parts = self._masters.copy(parameter, moments=self.step_count > 0)
             if rank() == 0:
-                tensors |= {f"{kind}/{name}": tensor.cpu() for kind, tensor in parts.items()}
+                tensors |= {f"{kind}/{name}": tensor for kind, tensor in parts.items()}
         return tensors
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], *, step_count: int) -> None:
         """What `state_tensors` gave at that step. Raises ConfigError for another model's state."""
         self.step_count = step_count
-        self._reset_optimizer_state()
+        self._masters.reset(step_count=step_count)
+        kinds = ("master", *MOMENTS) if step_count else ("master",)
         try:
             for name, parameter in self._trainable():
-                self._safe.safe_set_full_fp32_param(parameter, tensors[f"master/{name}"])
-                for moment in MOMENTS if step_count else ():
-                    value = tensors[f"{moment}/{name}"]
-                    self._safe.safe_set_full_optimizer_state(parameter, value, moment)
+                self._masters.set(parameter, {kind: tensors[f"{kind}/{name}"] for kind in kinds})
         except KeyError as error:
             raise ConfigError(
                 f"the checkpoint's state has no {error}; it was made with another policy, "
@@ -164,44 +174,10 @@ class TrainEngine:
     def close(self) -> None:
         self._engine.destroy()
 
-    def _fill_gradients(self) -> None:
-        """Zeros where this learner's packs gave none (no pack, no image), as the others' may have:
-        DeepSpeed lays all gradients end to end and adds them up at once."""
-        self._zero.setup_buckets()  # which else the first backward pass does
-        for _, parameter in self._trainable():
-            if self._zero.get_gradient_for_reduction(parameter) is not None:
-                continue
-            if self._zero.use_grad_accum_attribute:
-                parameter.grad_accum = torch.zeros_like(parameter, dtype=torch.float32)
-            else:
-                parameter.grad = torch.zeros_like(parameter)
-
     def _trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in self._engine.module.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter
-
-    def _reset_optimizer_state(self) -> None:
-        """AdamW's state as it is after `step_count` steps, moments still zero.
-
-        AdamW makes its state in its first step, and DeepSpeed maps parameters to it then; a fresh
-        engine has neither yet.
-        """
-        if self.step_count == 0:
-            return
-        base = self._zero.optimizer
-        stage_3 = self._config.zero_stage == 3
-        for flat in (
-            self._zero.fp32_partitioned_groups_flat
-            if stage_3
-            else self._zero.single_partition_of_fp32_groups
-        ):
-            base.state[flat] = {
-                "step": torch.tensor(float(self.step_count)),
-                **{moment: torch.zeros_like(flat) for moment in MOMENTS},
-            }
-        if not stage_3:
-            self._zero._lazy_init_hp_params_optimizer_state()
 
 
 def _import_deepspeed(device: str) -> Any:

@@ -92,9 +92,7 @@ class _FusedHead(torch.autograd.Function):
         hidden, weight, targets, banned, total = ctx.saved_tensors
         upstream = gradients[0] / ctx.temperature
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        d_weight = (
-            torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        )
+        d_weight = _weight_gradient(weight) if ctx.needs_input_grad[1] else None
         chunk = _Chunk(hidden, weight)
         for rows in _chunks(len(hidden), CHUNK_ROWS):
             d_logits = chunk.logits(hidden[rows], weight, ctx.temperature, banned)
@@ -112,7 +110,18 @@ class _FusedHead(torch.autograd.Function):
                 d_weight.addmm_(d_logits.T, hidden[rows])
             else:
                 d_weight += d_logits.T @ hidden[rows]
-        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None
+        if d_weight is None or d_weight is weight.grad:
+            return d_hidden, None, None, None, None
+        return d_hidden, d_weight.to(weight.dtype), None, None, None
+
+
+def _weight_gradient(weight: torch.Tensor) -> torch.Tensor:
+    """What the gradient [V, H] is added to: the one of the packs before, where there is one. A new
+    one would be held until the backward pass has come to the tied embedding."""
+    gathered = weight.grad
+    if gathered is not None and gathered.dtype == torch.float32:
+        return gathered
+    return torch.zeros_like(weight, dtype=torch.float32)
 
 
 class _Chunk:

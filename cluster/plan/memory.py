@@ -76,9 +76,10 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     source = f"{policy.source}; ZeRO's partitions"
     count, each = _every_learner(config)
     sent = _sent_bytes(config, policy)
+    masters = 0 if learner.own_masters else trained
     state = (
         ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
-        ("master weights", trained * 4, f"{trained:,} trained x 4 B"),
+        ("master weights", masters * 4, f"{masters:,} trained x 4 B besides the weights"),
         ("gradients", count * trained * 4, f"{trained:,} trained x 4 B{each}"),
         ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
         (

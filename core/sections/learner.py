@@ -24,7 +24,9 @@ class LearnerConfig(Section):
     """Processes that share the work of a batch; their gradients are added up."""
     num_cpus: float = Field(0.5, ge=0)
     """Of each learner."""
-    zero_stage: Literal[1, 2, 3] = 1
+    zero_stage: Literal[1, 2, 3] | None = None
+    """What DeepSpeed's ZeRO cuts up: 1 optimizer state, 2 gradients too, 3 weights too. None: 1, or
+    nothing at all where one CPU learner computes in float32."""
     lr: float = Field(3e-4, gt=0)
     warmup_steps: int = Field(5, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
@@ -80,7 +82,7 @@ class LearnerConfig(Section):
 
     @model_validator(mode="after")
     def _learners_agree(self) -> Self:
-        if self.num_learners > 1 and self.zero_stage > 1:
+        if self.num_learners > 1 and self.zero_stage not in (None, 1):
             raise ValueError(
                 f"learner.zero_stage={self.zero_stage} needs learner.num_learners=1: several "
                 "learners have unequal numbers of passes, which stage 1 alone allows; set "
@@ -96,6 +98,13 @@ class LearnerConfig(Section):
                 "the language model alone"
             )
         return self
+
+    @property
+    def own_masters(self) -> bool:
+        """Whether the weights are float32, and neither shared out nor on a GPU: then they need no
+        second, float32 copy."""
+        alone = self.zero_stage is None and self.num_learners == 1
+        return alone and self.device == "cpu" and self.dtype == "float32"
 
     @property
     def lora_scale(self) -> float | None:

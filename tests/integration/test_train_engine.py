@@ -1,31 +1,86 @@
 """DeepSpeed's engine alone, on a single layer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from core.errors import LearnerError
 from core.sections.learner import LearnerConfig
 from learners.engine import TrainEngine
+from learners.model import DTYPES
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_a_gradient_that_is_not_finite_changes_nothing(zero_stage: int) -> None:
-    config = LearnerConfig(dtype="bfloat16", zero_stage=zero_stage, max_grad_norm=1.0)
-    engine = TrainEngine(torch.nn.Linear(4, 3).bfloat16(), config=config)
-    inputs = torch.ones(2, 4, dtype=torch.bfloat16)
+KINDS = pytest.mark.parametrize(
+    ("dtype", "zero_stage"),
+    [("float32", None), ("float32", 1), ("bfloat16", 1), ("bfloat16", 2), ("bfloat16", 3)],
+)
+
+
+@contextmanager
+def opened(dtype: str, zero_stage: int | None) -> Iterator[TrainEngine]:
+    config = LearnerConfig.model_validate(
+        {"dtype": dtype, "zero_stage": zero_stage, "max_grad_norm": 1.0}
+    )
+    torch.manual_seed(0)
+    engine = TrainEngine(torch.nn.Linear(4, 3).to(DTYPES[dtype]), config=config)
     try:
-        engine.backward(engine.forward(inputs).float().sum())
-        norm = engine.step(lr=0.1)
-        before = engine.state_tensors()
-        engine.backward(engine.forward(inputs).float().sum() * float("nan"))
-        with pytest.raises(LearnerError, match="step 1 is not finite; nothing changed"):
-            engine.step(lr=0.1)
-        after = engine.state_tensors()
-        assert engine.step_count == 1
-        assert {name for name in before if not torch.equal(before[name], after[name])} == set()
-        engine.backward(engine.forward(inputs).float().sum())
-        assert engine.step(lr=0.1) == pytest.approx(norm), "no old gradient is left"
+        yield engine
     finally:
         engine.close()
+
+
+def take_step(engine: TrainEngine, *, times: float = 1.0) -> float:
+    inputs = torch.ones(2, 4, dtype=next(engine._engine.module.parameters()).dtype)
+    engine.backward(engine.forward(inputs).float().square().sum() * times)
+    return engine.step(lr=0.1, divide_by=2.0)
+
+
+def different(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> set[str]:
+    assert ours.keys() == theirs.keys()
+    return {name for name in ours if not torch.equal(ours[name], theirs[name])}
+
+
+@KINDS
+def test_a_gradient_that_is_not_finite_changes_nothing(dtype: str, zero_stage: int | None) -> None:
+    with opened(dtype, zero_stage) as engine:
+        take_step(engine)
+        before = engine.state_tensors()
+        with pytest.raises(LearnerError, match="step 1 is not finite; nothing changed"):
+            take_step(engine, times=float("nan"))
+        assert different(before, engine.state_tensors()) == set()
+        assert engine.step_count == 1
+        norm = take_step(engine)
+    with opened(dtype, zero_stage) as engine:
+        take_step(engine)
+        assert take_step(engine) == pytest.approx(norm), "an old gradient was left"
+
+
+@KINDS
+def test_a_state_is_taken_up_by_an_engine_that_went_another_way(
+    dtype: str, zero_stage: int | None
+) -> None:
+    with opened(dtype, zero_stage) as engine:
+        states = [engine.state_tensors()]
+        for _ in range(3):
+            take_step(engine)
+            states.append(engine.state_tensors())
+        for step_count in (1, 0):
+            with engine.full_weights(write=True) as module, torch.no_grad():
+                for name, parameter in module.named_parameters():
+                    parameter.copy_(states[step_count][f"master/{name}"])
+            engine.load_state(states[step_count], step_count=step_count)
+            take_step(engine)
+            assert different(engine.state_tensors(), states[step_count + 1]) == set()
+
+
+def test_masters_of_its_own_are_those_that_zero_keeps() -> None:
+    with opened("float32", None) as own, opened("float32", 1) as zero:
+        for _ in range(3):
+            assert take_step(own) == pytest.approx(take_step(zero), rel=1e-6)
+        ours, theirs = own.state_tensors(), zero.state_tensors()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)

@@ -1,15 +1,22 @@
 import pytest
 
 from core.sections.learner import LearnerConfig
-from learners.engine import cosine_lr, deepspeed_config, warmup_lr
+from learners.engine import cosine_lr, deepspeed_config, warmup_lr, zero_stage
 
 
 def test_a_cpu_learner_offloads_nothing() -> None:
     config = deepspeed_config(LearnerConfig(device="cpu", max_grad_norm=0.5))
-    assert config["zero_optimization"] == {"stage": 1, "overlap_comm": False}
+    assert config["zero_optimization"].keys() == {"stage", "overlap_comm", "reduce_bucket_size"}
     assert config["bf16"] == {"enabled": False}
     assert config["gradient_clipping"] == 0.5
     assert config["managed_gradient_accumulation"] is False
+
+
+def test_only_float32_weights_of_a_cpu_learner_are_their_own_masters() -> None:
+    assert zero_stage(LearnerConfig()) == 0
+    assert zero_stage(LearnerConfig(dtype="bfloat16")) == 1
+    assert zero_stage(LearnerConfig(device="cuda")) == 1
+    assert zero_stage(LearnerConfig(zero_stage=2)) == 2
 
 
 def test_a_gpu_learner_keeps_its_optimizer_in_host_memory() -> None:

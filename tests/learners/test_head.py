@@ -44,6 +44,25 @@ def test_the_fused_head_has_the_values_and_gradients_of_the_plain_one(
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+def test_the_fused_head_adds_to_the_gradient_of_the_packs_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    packs = [(torch.randn(6, 4), torch.randint(0, 9, (6,))) for _ in range(3)]
+
+    def gradient(plain_logits: int) -> torch.Tensor:
+        monkeypatch.setattr(learners.head, "PLAIN_LOGITS", plain_logits)
+        weight = torch.linspace(-1, 1, 36).reshape(9, 4).requires_grad_()
+        for hidden, ids in packs:
+            scores = token_scores(hidden, weight, ids, temperature=1.0, banned_ids=())
+            # A tied weight is used elsewhere too.
+            (scores.logprobs.sum() + weight[ids].square().sum()).backward()
+        assert weight.grad is not None
+        return weight.grad
+
+    torch.testing.assert_close(gradient(0), gradient(1000))
+
+
 def test_a_frozen_head_gets_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learners.head, "PLAIN_LOGITS", 0)
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)

@@ -300,7 +300,9 @@ def test_a_providers_image_model_takes_no_memory_of_ours() -> None:
 
 def test_every_learner_has_weights_and_gradients_and_a_share_of_the_optimizer() -> None:
     one, two = (
-        learner_memory(build_config({"learner": {"num_learners": count}}), small_policy())
+        learner_memory(
+            build_config({"learner": {"num_learners": count, "zero_stage": 1}}), small_policy()
+        )
         for count in (1, 2)
     )
     times = {f.what: find(two, f.where, f.what).value / f.value for f in one}
@@ -309,6 +311,8 @@ def test_every_learner_has_weights_and_gradients_and_a_share_of_the_optimizer() 
         **{"master weights": 1, "optimizer": 1, "checkpoint": 1, "last broadcast": 1},
     }
     assert "x 2 learners" in find(two, "learner (host)", "activations").formula
+    alone = learner_memory(build_config({}), small_policy())
+    assert find(alone, "learner (host)", "master weights").value == 0, "the weights are float32"
 
 
 def test_models_that_the_run_serves_are_planned_with_their_most_replicas() -> None:
