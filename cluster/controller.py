@@ -331,6 +331,7 @@ class Controller:
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
             "rollout/at_once": float(self._places.number),
+            "failures/learner": float(self._tally.learner_losses),
         }
         metrics |= await self._meters.end_step(metrics)
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)
@@ -341,7 +342,7 @@ class Controller:
 
     async def _recover(self, lost: LearnerLostError) -> None:
         """Raises `lost` when learners are lost again and again without getting further."""
-        self._tally.failures[lost.stage.value] += 1
+        self._tally.lost_learner()
         self._learner_losses += 1
         event = Event(part=Part.LEARNER, fault=Fault.LOST, times=self._learner_losses)
         if decide(event, budget=self._restarts) is not Action.RESTART:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from cluster.frontier import Frontier
 from cluster.parts import Mode
 from cluster.track.timeline import Timeline
-from core.records import Failure, Member
+from core.records import Failure, Member, Stage
 from core.sections.run import TrainConfig
 
 
@@ -53,6 +53,7 @@ class Tally:
         self.tool_calls = 0
         self.cached_tool_calls = 0
         self.failures: Counter[str] = Counter()
+        self.learner_losses = 0
         self._rewards: list[float] = []
 
     def add(self, member: Member, *, mode: Mode) -> None:
@@ -66,9 +67,14 @@ class Tally:
                 self.tool_calls += 1
                 self.cached_tool_calls += turn.tool_result.cached
 
+    def lost_learner(self) -> None:
+        self.failures[Stage.LEARNER.value] += 1
+        self.learner_losses += 1
+
     def end_step(self) -> None:
-        """The mean reward starts afresh; the counts go on."""
+        """The mean reward and the lost learners start afresh; the other counts go on."""
         self._rewards = []
+        self.learner_losses = 0
 
     @property
     def num_scored(self) -> int:

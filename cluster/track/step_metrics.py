@@ -19,7 +19,7 @@ def step_metrics(
 ) -> dict[str, float]:
     """Means over members; sums of failures and of endings."""
     metrics = Metrics()
-    for stage in Stage:
+    for stage in (Stage.INFRA, Stage.TOOL, Stage.RENDER, Stage.JUDGE):
         metrics.add(f"failures/{stage}", 0, Reduce.SUM)
     metrics.add("staleness/of_0", 0, Reduce.SUM)
     for group, ending in ended:

@@ -3,6 +3,10 @@
 The run id stands in runs/<name>/wandb_id, so a resumed run goes on in the same W&B run. Offline
 runs lie in runs/<name>/wandb/ and are uploaded with `wandb sync`. Nothing but metrics, pictures
 and the resolved config is sent: no environment, no source code, no keys.
+
+W&B drops a row whose number is not above that of the last one, but after a lost learner, and when
+a run goes on from a checkpoint, steps come again. So rows are numbered by themselves, on over the
+starts of a run, and the step is a metric that the curves are drawn over.
 """
 
 import secrets
@@ -17,6 +21,8 @@ from PIL import Image
 from core.config import Config
 from core.files import write_atomic
 
+STEP = "train/step"
+"""Optimizer steps done; the axis of all curves."""
 STALENESS = "staleness/of_"
 """The names that cluster/track/step_metrics.py counts under, less the age."""
 
@@ -41,6 +47,7 @@ class Tracker:
     def __init__(self, config: Config) -> None:
         folder = config.run_dir
         folder.mkdir(parents=True, exist_ok=True)
+        self._rows = folder / "wandb_rows"
         self._run: Any = wandb.init(
             mode=config.wandb.mode,
             project=config.wandb.project,
@@ -58,6 +65,8 @@ class Tracker:
                 x_disable_meta=True,
             ),
         )
+        self._run.define_metric(STEP)
+        self._run.define_metric("*", step_metric=STEP)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Scalars of one optimizer step, and the histogram that some of them are."""
@@ -66,7 +75,7 @@ class Tracker:
             edges = [age - 0.5 for age in range(len(counts) + 1)]
             histogram = wandb.Histogram(np_histogram=(counts, edges))
             values["staleness/histogram"] = histogram
-        self._run.log(values, step=step)
+        self._log(values, step=step)
 
     def log_evaluation(
         self,
@@ -86,7 +95,12 @@ class Tracker:
             columns=list(table.columns),
             data=[[_cell(value) for value in row] for row in table.rows],
         )
-        self._run.log(values, step=step)
+        self._log(values, step=step)
+
+    def _log(self, values: Mapping[str, Any], *, step: int) -> None:
+        row = int(self._rows.read_bytes()) + 1 if self._rows.exists() else step
+        write_atomic(self._rows, str(row).encode())
+        self._run.log({**values, STEP: step}, step=row)
 
     def close(self) -> None:
         self._run.finish()

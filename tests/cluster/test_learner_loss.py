@@ -12,7 +12,7 @@ from cluster.controller import Controller
 from cluster.grading import Grader
 from cluster.launch import System
 from cluster.parts import LearnerLostError
-from cluster.track.recorder import JsonlRecorder
+from cluster.track.recorder import METRICS, JsonlRecorder, read_rows
 from cluster.track.spending import Spending
 from cluster.track.timeline import Timeline
 from core.config import build_config
@@ -229,6 +229,13 @@ def test_the_versions_after_a_loss_follow_the_checkpoint(tmp_path: Path) -> None
     ]
     applied = [event[1] for event in run.pool.events if event[0] == "apply_weights"]
     assert applied == [1, 2, 3, 2, 3, 4]
+
+
+def test_a_lost_learner_is_counted_in_the_row_after_it_and_only_there(tmp_path: Path) -> None:
+    run = Run(tmp_path, [("step", 4), ("load", 1)])
+    run.train(5, checkpoint_every=2)
+    rows = [(row["step"], row["failures/learner"]) for row in read_rows(tmp_path / METRICS)]
+    assert rows == [(1, 0), (2, 0), (3, 0), (3, 2), (4, 0), (5, 0)]
 
 
 def test_learners_that_are_lost_without_any_progress_stop_the_run(tmp_path: Path) -> None:

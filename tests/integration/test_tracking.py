@@ -66,7 +66,7 @@ def test_a_resumed_run_goes_on_under_its_id_with_pictures_and_a_histogram(tmp_pa
     runs = offline_runs(config.run_dir)
     assert len({run.name.rpartition("-")[2] for run in runs}) == 1
     server = sync(runs, home=tmp_path / "home")
-    by_step = {row["_step"]: row for row in server.history}
+    by_step = {row["train/step"]: row for row in server.history}
     assert by_step[1]["reward/mean"] == 0.25
     assert by_step[1]["staleness/histogram"]["values"] == [3, 0, 1]
     assert by_step[2]["heldout/reward"] == 0.5
@@ -75,6 +75,25 @@ def test_a_resumed_run_goes_on_under_its_id_with_pictures_and_a_histogram(tmp_pa
     (row,) = heldout_table(server)
     assert row[:2] == ["draw", 0.5]
     assert picture_in(row[2], server).size == (8, 8)
+
+
+def test_steps_that_come_again_are_kept_and_drawn_over_their_step(tmp_path: Path) -> None:
+    """After a lost learner, and in a start from an older checkpoint."""
+    config = build_config({"run": {"root": str(tmp_path), "name": "repeated"}})
+    for steps in ([1, 2, 3, 2, 3, 4], [2, 3]):
+        tracker = Tracker(config)
+        for step in steps:
+            tracker.log({"reward/mean": step / 10}, step=step)
+        tracker.close()
+
+    server = sync(offline_runs(config.run_dir), home=tmp_path / "home")
+    assert [row["train/step"] for row in server.history] == [1, 2, 3, 2, 3, 4, 2, 3]
+    assert [row["reward/mean"] for row in server.history] == [
+        *(0.1, 0.2, 0.3, 0.2, 0.3, 0.4, 0.2, 0.3)
+    ]
+    numbers = [row["_step"] for row in server.history]
+    assert numbers == sorted(set(numbers)), "W&B drops a row that is not above the last"
+    assert any(b"train/step" in body and b"upsertBucket" in body for body in server.bodies)
 
 
 @pytest.mark.ray
