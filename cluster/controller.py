@@ -325,13 +325,12 @@ class Controller:
         ended, self._ended = self._ended, []  # the next groups end while the meters are read
         self._admit()
         metrics = {
-            **step_metrics(ended, consumed_at_version=version),
+            **step_metrics(ended, consumed_at_version=version, lost_learners=self._tally.losses),
             **report.metrics,
             **self._timeline.end_step(),
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
             "rollout/at_once": float(self._places.number),
-            "failures/learner": float(self._tally.learner_losses),
         }
         metrics |= await self._meters.end_step(metrics)
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)

@@ -53,7 +53,8 @@ class Tally:
         self.tool_calls = 0
         self.cached_tool_calls = 0
         self.failures: Counter[str] = Counter()
-        self.learner_losses = 0
+        self.losses = 0
+        """Learners lost since the last step."""
         self._rewards: list[float] = []
 
     def add(self, member: Member, *, mode: Mode) -> None:
@@ -69,12 +70,12 @@ class Tally:
 
     def lost_learner(self) -> None:
         self.failures[Stage.LEARNER.value] += 1
-        self.learner_losses += 1
+        self.losses += 1
 
     def end_step(self) -> None:
         """The mean reward and the lost learners start afresh; the other counts go on."""
         self._rewards = []
-        self.learner_losses = 0
+        self.losses = 0
 
     @property
     def num_scored(self) -> int:

@@ -15,12 +15,13 @@ from rewards.reward import verdicts_of
 
 
 def step_metrics(
-    ended: Sequence[tuple[Group, Ending]], *, consumed_at_version: int
+    ended: Sequence[tuple[Group, Ending]], *, consumed_at_version: int, lost_learners: int = 0
 ) -> dict[str, float]:
     """Means over members; sums of failures and of endings."""
     metrics = Metrics()
-    for stage in (Stage.INFRA, Stage.TOOL, Stage.RENDER, Stage.JUDGE):
+    for stage in Stage:
         metrics.add(f"failures/{stage}", 0, Reduce.SUM)
+    metrics.add(f"failures/{Stage.LEARNER}", lost_learners, Reduce.SUM)
     metrics.add("staleness/of_0", 0, Reduce.SUM)
     for group, ending in ended:
         for kind in Ending:

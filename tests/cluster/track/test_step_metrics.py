@@ -40,8 +40,8 @@ def test_rewards_are_means_over_filtered_groups_too() -> None:
 def test_failures_are_summed_by_stage_and_count_in_no_mean() -> None:
     group = make_group([0.5, make_failure(Stage.JUDGE), make_failure(Stage.JUDGE)])
     metrics = step_metrics([(group, Ending.FAILED)], consumed_at_version=0)
-    failures = [metrics[f"failures/{stage}"] for stage in ("infra", "tool", "render", "judge")]
-    assert failures == [0, 0, 0, 2]
+    failures = {str(stage): metrics[f"failures/{stage}"] for stage in Stage}
+    assert failures == {"infra": 0, "tool": 0, "render": 0, "judge": 2, "learner": 0}
     assert metrics["reward/mean"] == 0.5
     assert metrics["groups/failed"] == 1
 
