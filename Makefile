@@ -1,5 +1,5 @@
-# The commands of this repository. `make demo` and `make test` need nothing but Python >= 3.11,
-# g++ and make: they set up a private .venv first.
+# The commands of this repository. `make demo` and `make test` need nothing but Python >= 3.11
+# and make: they set up a private .venv first.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help

@@ -80,13 +80,13 @@ def _arguments(config: ServedConfig) -> list[str]:
     arguments = [
         *("--model", config.path, "--dtype", config.dtype),
         *("--max-model-len", str(config.max_context), "--max-num-seqs", str(config.max_ongoing)),
-        *("--kv-cache-memory-bytes", str(int(config.kv_cache_gib * 1024**3))),
+        *("--kv-cache-memory-bytes", str(int(config.kv_cache_gib * 1024**3 / config.num_devices))),
         *("--limit-mm-per-prompt", limits, "--generation-config", "vllm"),
         *("--structured-outputs-config", _DECODING),
         "--disable-log-stats",
     ]
-    if config.num_gpus_per_replica > 1:
-        arguments += ["--tensor-parallel-size", str(int(config.num_gpus_per_replica))]
+    if config.num_devices > 1:
+        arguments += ["--tensor-parallel-size", str(config.num_devices)]
     if config.num_gpus_per_replica == 0:
         # Eager on a CPU: compiling costs more than it gives to a tiny model.
         arguments += ["--enforce-eager", "--no-enable-chunked-prefill"]

@@ -36,7 +36,7 @@ from cluster.track.spending import Spending
 from cluster.track.status import Status, StepReport
 from cluster.track.timeline import Timeline
 from core.config import Config, save_config
-from core.errors import InfraError, LearnerError
+from core.errors import ConfigError, InfraError, LearnerError
 from core.records import Task
 from core.stacks import write_stall
 from envs.tasks import open_heldout_tasks, open_train_tasks
@@ -160,6 +160,12 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
     Raises ConfigError for what the user can mend, before any engine starts where that is possible.
     """
     run_dir = config.run_dir.resolve()
+    checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
+    if not resume and (old := checkpoints.latest()) is not None:
+        raise ConfigError(
+            f"{old} is a checkpoint of an earlier run, from which this one would go on when its "
+            "learner is lost; resume that run, set its folder aside, or change run.name"
+        )
     with ExitStack() as stack:
         hub = stack.enter_context(hub_uploads(config))
         stack.enter_context(ray_session(config))
@@ -176,7 +182,6 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
         stack.callback(algorithm.stop)
         recorder = JsonlRecorder(run_dir)
         stack.callback(recorder.close)
-        checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
         checkpoints.clean_up()
         spending = Spending(run_dir, services.paid)
         controller = _controller(config, algorithm, services, recorder, checkpoints, spending)

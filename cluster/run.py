@@ -86,10 +86,12 @@ class Run:
         system, train = self.system, self.system.config.train
         if system.step >= train.steps:
             return None
+        has_one = system.checkpoints.latest() is not None
+        then = "goes on from the last checkpoint" if has_one else "begins to train"
         return (
             f"stopped after step {system.step} of {train.steps}: the run has cost "
             f"${system.spending.total_usd:.2f}, and train.budget_usd is {train.budget_usd:g}; "
-            "raise it, and the same command goes on from the last checkpoint"
+            f"raise it, and the same command {then}"
         )
 
     def _ask_canary(self) -> Mapping[str, float]:

@@ -81,7 +81,6 @@ async def teach(
         return field_colour_of(np.asarray(decode_rgb(images.get(ref))))
 
     prepare_corpus(config, folder)
-    toolbox = open_toolbox(config, folder, Keys())
     tasks = open_train_tasks(config, images=images)
     limits = EpisodeLimits(
         max_turns=config.rollout.max_turns,
@@ -90,22 +89,25 @@ async def teach(
         max_images_per_search=config.tools.max_images_per_search,
     )
     policy = TeacherPolicy(chat, field_colour=field_colour, seed=config.run.seed)
+    toolbox = open_toolbox(config, folder, Keys())
     wanted = min(MAX_TEACHER_EPISODES, config.sft.steps * config.sft.batch_size)
-    played = [
-        await run_episode(
-            tasks.task(ordinal),
-            rollout_id=RolloutId(ordinal=ordinal, index=0),
-            policy=policy,
-            toolbox=toolbox,
-            images=images,
-            chat=chat,
-            system_prompt=system_prompt(config.policy.system_prompt, toolbox.specs),
-            limits=limits,
-            temperature=1.0,
-            top_p=1.0,
-            seed=config.run.seed,
-        )
-        for ordinal in range(wanted)
-    ]
-    await toolbox.close()
+    try:
+        played = [
+            await run_episode(
+                tasks.task(ordinal),
+                rollout_id=RolloutId(ordinal=ordinal, index=0),
+                policy=policy,
+                toolbox=toolbox,
+                images=images,
+                chat=chat,
+                system_prompt=system_prompt(config.policy.system_prompt, toolbox.specs),
+                limits=limits,
+                temperature=1.0,
+                top_p=1.0,
+                seed=config.run.seed,
+            )
+            for ordinal in range(wanted)
+        ]
+    finally:
+        await toolbox.close()
     return [one for one in played if one.stop_reason is StopReason.ANSWER]

@@ -7,8 +7,9 @@ of connecting, so no DNS answer can change in between; and all of it again on ev
 Raises ToolError when no response came, when it is too long, folded or whole, or too late, or when
 it is refused; a refusal is never worth a retry and is counted in `refusals`.
 
-aiohttp itself sends a GET once more when a connection that it had kept turns out to be closed; no
-option forbids it, and nobody counts it.
+aiohttp sends a GET once more when its connection is closed before an answer. Services of the
+operator's config may take money for each, and are asked again by core/endpoint.py, which counts; so
+their clients send a request once.
 """
 
 import asyncio
@@ -86,13 +87,14 @@ class AiohttpClient:
     ) -> None:
         """`allow` names private services as host:port. `may_connect(address)` is for a client whose
         URLs all come from the operator's config: it replaces the guard of addresses, names and
-        ports. `first_byte_s` is how long the headers of a response may take; None: as long as the
-        whole. Raises ConfigError for a malformed `allow`."""
+        ports, and every request is sent once. `first_byte_s` is how long the headers of a response
+        may take; None: as long as the whole. Raises ConfigError for a malformed `allow`."""
         self._guard = Guard(
             allow=allowed(allow),
             blocked_hosts=frozenset(host.lower() for host in blocked_hosts),
             may_connect=may_connect,
         )
+        self._asks_once = may_connect is not None
         self._first_byte_s = first_byte_s
         self._resolver = resolver
         self._limits = (max_connections, max_connections_per_host)
@@ -185,6 +187,8 @@ class AiohttpClient:
                 max_field_size=MAX_HEADER_BYTES,
                 max_headers=MAX_HEADERS,
             )
+            if self._asks_once:
+                self._session._retry_connection = False  # there is no public option for it
             self._closer = asyncio.create_task(_close_with_the_loop(self._session))
         return self._session
 

@@ -1,8 +1,9 @@
 """A question to a language-model judge, its votes, and their mean.
 
 In: a rubric, content (text, and images by reference), and a reader of the reply. Out: a Ballot:
-the mean grades and what they took. Each vote is cached by everything that the judge sees (its
-name, the rubric, the text, the image digests, the largest side) and its number.
+the mean grades and what they took. Each vote is cached by who is asked (name and address: two
+endpoints may serve different models under one name), by everything that the judge sees (the rubric,
+the text, the image digests, the largest side) and by its number.
 
 Several votes are averaged grade by grade: the mean estimates what one vote gives on average, so
 scores stay comparable with those of a single vote, with less noise; a median of a coarse scale
@@ -105,7 +106,8 @@ class Panel:
     def _key(self, question: Question, *, number: int) -> str:
         content = [item if isinstance(item, str) else [item.sha256] for item in question.content]
         schema = question.schema if self._config.json_schema else None
-        seen = [self.name, question.rubric, content, schema, self._config.max_side, number]
+        judge = [self.name, self._config.base_url.rstrip("/")]
+        seen = [*judge, question.rubric, content, schema, self._config.max_side, number]
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     async def _ask_model(self, question: Question) -> Vote:

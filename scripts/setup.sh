@@ -25,10 +25,6 @@ check_machine() {
         fail "'$PYTHON' is $("$PYTHON" --version 2>&1), but 3.11 or newer is needed; name one: make setup PYTHON=/path/to/python3.11"
     "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "'$PYTHON' cannot make virtual environments; install them (Debian: apt install python3-venv)"
-    command -v g++ >/dev/null ||
-        fail "g++ was not found, and torch, vLLM and DeepSpeed may compile with it; install it (Debian: apt install g++)"
-    "$PYTHON" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
-        fail "Python.h of '$PYTHON' was not found, and what they compile needs it; install it (Debian: apt install python3-dev)"
 }
 
 check_disk() {

@@ -46,7 +46,7 @@ def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckRes
     return (
         check_python(machine),
         check_packages(machine),
-        check_compiler(machine),
+        check_compiler(config, machine, joined=joined),
         check_gpus(config, plan, machine, joined=joined),
         check_host_memory(plan, machine, joined=joined),
         check_disk(config, machine),
@@ -95,15 +95,15 @@ def check_packages(machine: Machine) -> CheckResult:
     return _result("packages", not wrong, detail, "run `make setup`")
 
 
-def check_compiler(machine: Machine) -> CheckResult:
-    return _result(
-        "compiler",
-        machine.has_compiler,
-        "g++ is there"
-        if machine.has_compiler
-        else "g++ was not found, vLLM and DeepSpeed may compile with it",
-        "install it (Debian: apt install g++)",
-    )
+def check_compiler(config: Config, machine: Machine, *, joined: str | None) -> CheckResult:
+    """vLLM compiles its kernels for a GPU when it starts; for a CPU nothing is compiled."""
+    if joined:
+        return _result("compiler", True, f"not looked at here, the Ray at {joined} has its own")
+    if _gpus_needed(config) == 0:
+        return _result("compiler", True, "the recipe needs none")
+    detail = f"g++ {'is there' if machine.has_compiler else 'was not found'}, vLLM compiles with it"
+    mend = "install it (Debian: apt install g++ python3-dev)"
+    return _result("compiler", machine.has_compiler, detail, mend)
 
 
 def check_gpus(
@@ -112,7 +112,7 @@ def check_gpus(
     """Enough GPUs with render replicas at their fewest, and each with enough memory."""
     if joined:
         return _result("gpu", True, f"not looked at here, the actors run on the Ray at {joined}")
-    needed = sum(demand.num_gpus for demand in demands(config))
+    needed = _gpus_needed(config)
     if needed == 0:
         return _result("gpu", True, "the recipe needs none")
     gib = _gpu_gib_needed(plan)
@@ -260,6 +260,10 @@ def check_key(name: str, variable: str, user: str) -> CheckResult:
     ok = has_secret(variable)
     detail = f"{variable} is {'set' if ok else 'not set'}, {user} needs it"
     return _result(name, ok, detail, f"export {variable}=... before the run")
+
+
+def _gpus_needed(config: Config) -> float:
+    return sum(demand.num_gpus for demand in demands(config))
 
 
 def _gpu_gib_needed(plan: Plan | None) -> float:

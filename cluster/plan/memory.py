@@ -1,11 +1,14 @@
 """The memory of a plan: weights, gradients, optimizer, activations and caches, with formulas."""
 
+from collections.abc import Iterator
+
 from actors.image_models import is_api
 from cluster.plan import rates
-from cluster.plan.model_sizes import BYTES, ImageModelSize, PolicySize
+from cluster.plan.model_sizes import BYTES, ImageModelSize, PolicySize, served_params
 from cluster.plan.placement import served_models
 from cluster.plan.rates import Figure
 from core.config import Config
+from core.sections.served import ServedConfig
 
 ACTIVATION_BYTES = 34
 """Bytes of activations per token, layer and unit of width in 16 bits (arXiv 2205.05198, eq. 1)."""
@@ -176,6 +179,26 @@ def render_memory(config: Config, model: ImageModelSize | None) -> tuple[Figure,
     width = BYTES[config.render.dtype]
     formula = f"{model.params:,} parameters x {width} B x {share}"
     return (_memory(where, "weights", model.params * width * share, formula, model.source),)
+
+
+def served_memory(config: Config) -> tuple[Figure, ...]:
+    """Per GPU of a replica, or of all replicas on CPUs, of every model that the run serves itself.
+    The weights of one whose size is not known are left out."""
+    return tuple(
+        figure for role, model in served_models(config).items() for figure in _served(role, model)
+    )
+
+
+def _served(role: str, model: ServedConfig) -> Iterator[Figure]:
+    on_gpu = model.num_gpus_per_replica > 0
+    where = f"{role}, per GPU" if on_gpu else f"{role} (host)"
+    share = 1 / model.num_devices if on_gpu else model.max_replicas
+    width = BYTES[model.dtype]
+    if (params := served_params(model.path)) is not None:
+        formula = f"{params:,} parameters x {width} B x {share:g}"
+        yield _memory(where, "weights", params * width * share, formula, model.path)
+    cache, formula = model.kv_cache_gib * 2**30 * share, f"kv_cache_gib x {share:g}"
+    yield _memory(where, "KV cache", cache, formula, "recipe")
 
 
 def host_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:

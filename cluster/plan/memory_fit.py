@@ -46,9 +46,13 @@ def _refuse(where: str, figures: Sequence[Figure], there: float, whose: str) -> 
     if needed > there:
         has = f"{whose} {there / GIB:.1f} GiB"
         pieces = ", ".join(f"{figure.what} {figure.value / GIB:.1f}" for figure in figures)
+        smaller = (
+            "serve a smaller model, or lower its kv_cache_gib"
+            if where.startswith("served")
+            else "train a smaller policy, lower learner.micro_batch_tokens or rollout.kv_cache_gib"
+        )
         raise ConfigError(
-            f"{where} needs about {needed / GIB:.1f} GiB ({pieces}), {has}; "
-            "train a smaller policy, lower learner.micro_batch_tokens or rollout.kv_cache_gib, or "
+            f"{where} needs about {needed / GIB:.1f} GiB ({pieces}), {has}; {smaller}, or "
             "add a larger node (gensearcher train --plan shows every figure)"
         )
 

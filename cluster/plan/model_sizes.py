@@ -135,6 +135,16 @@ def image_model_size(path: str) -> ImageModelSize:
     )
 
 
+def served_params(path: str) -> int | None:
+    """Parameters of any model that vLLM serves; None: not known here."""
+    if stored := _params_on_disk(Path(path)):
+        return stored
+    try:
+        return policy_size(path).params
+    except ConfigError:
+        return None
+
+
 def size_of_policy_config(config: Mapping[str, Any], *, source: str) -> PolicySize:
     """Count the parameters of a Qwen3-VL config.json (text decoder, vision tower, mergers).
 

@@ -9,7 +9,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from actors.image_models import is_api
-from cluster.plan.memory import host_memory, learner_memory, render_memory, rollout_memory
+from cluster.plan.memory import (
+    host_memory,
+    learner_memory,
+    render_memory,
+    rollout_memory,
+    served_memory,
+)
 from cluster.plan.model_sizes import image_model_size, policy_size
 from cluster.plan.placement import demands, served_models
 from cluster.plan.rates import Figure
@@ -74,6 +80,7 @@ def make_plan(config: Config, *, recipe: str) -> Plan:
             *rollout_memory(config, policy),
             *learner_memory(config, policy),
             *render_memory(config, image_model),
+            *served_memory(config),
             *host_memory(config, policy),
         ),
         seconds=stage_seconds(config, policy, image_model),

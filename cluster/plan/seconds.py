@@ -118,12 +118,11 @@ def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> F
             rates.CPU_TRAIN_TOKEN_S.value
             + policy.text_params * rates.CPU_TRAIN_TOKEN_S_PER_PARAM.value
         )
+        shared = f" / {count} learners" if count > 1 else ""
         return _seconds(
             "learn",
             tokens * per_token / count + adam,
-            f"{tokens:,} tokens x {per_token * 1e3:.2g} ms / {count} learners + Adam {adam:.2g} s"
-            if count > 1
-            else f"{tokens:,} tokens x {per_token * 1e3:.2g} ms + Adam {adam:.2g} s",
+            f"{tokens:,} tokens x {per_token * 1e3:.2g} ms{shared} + Adam {adam:.2g} s",
             _sources(
                 rates.CPU_TRAIN_TOKEN_S.source,
                 rates.CPU_TRAIN_TOKEN_S_PER_PARAM.source,

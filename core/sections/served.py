@@ -27,3 +27,8 @@ class ServedConfig(Section):
     num_gpus_per_replica: float = Field(0.0, ge=0)
     kv_cache_gib: float = Field(1.0, gt=0)
     """Of one replica, shared by its devices."""
+
+    @property
+    def num_devices(self) -> int:
+        """Over which the weights and the cache of one replica are spread."""
+        return max(1, int(self.num_gpus_per_replica))

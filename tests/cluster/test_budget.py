@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.check.audit import audit_run
 from cluster.checkpoints import Checkpoints
 from cluster.controller import Controller
 from cluster.grading import Grader
-from cluster.launch import System
+from cluster.launch import System, launch
 from cluster.local import LocalLearner
 from cluster.report.run_summary import WallClock, summary_json
 from cluster.run import Run
@@ -20,8 +22,10 @@ from cluster.track.spending import Spending
 from cluster.track.status import StepReport
 from cluster.track.timeline import Timeline
 from core.config import build_config
+from core.errors import ConfigError
 from core.files import write_json_atomic
 from rewards.reward import DualReward
+from tests.builders import make_task
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict
@@ -173,3 +177,23 @@ def test_a_run_stops_after_the_step_that_spent_its_budget_and_goes_on_with_a_hig
     audit = audit_run(tmp_path / "bought")
     assert audit.is_sound
     assert audit.consumed == 8
+
+
+def test_a_budget_that_the_first_evaluation_spends_names_no_checkpoint(tmp_path: Path) -> None:
+    with running(tmp_path, budget_usd=1.0) as system:
+        system.controller.evaluate([make_task(0)], max_parallel=1)
+        system.controller.run(system.spending.count())
+        system.train()
+        assert system.step == 0
+        assert str(why(system)).endswith("raise it, and the same command begins to train")
+
+
+def test_a_run_does_not_start_over_beside_checkpoints_that_are_not_its_own(tmp_path: Path) -> None:
+    """It would go on from them when its learner is lost."""
+    with running(tmp_path, budget_usd=None, steps=1) as system:
+        system.train()
+    with (
+        pytest.raises(ConfigError, match=r"step_000001 is a checkpoint of an earlier run"),
+        launch(system.config),
+    ):
+        pass

@@ -261,3 +261,26 @@ async def test_headers_must_come_soon_and_the_body_may_take_longer() -> None:
             await get(client, f"{url}/headers")
         assert (await get(client, f"{url}/body")).body == b"late"
         await client.close()
+
+
+@pytest.mark.parametrize("is_service", [True, False])
+async def test_a_get_that_got_no_answer_is_sent_again_by_aiohttp_to_strangers_only(
+    is_service: bool,
+) -> None:
+    """Whoever takes money for it is asked again by the Endpoint alone, which counts."""
+    asked = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client = AiohttpClient(may_connect=only_loopback) if is_service else AiohttpClient(allow=[host])
+    async with server:
+        with pytest.raises(ToolError, match="ServerDisconnectedError"):
+            await get(client, f"http://{host}/")
+        await client.close()
+    assert asked == (1 if is_service else 2)

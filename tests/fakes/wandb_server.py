@@ -109,10 +109,12 @@ def wandb_server() -> Iterator[WandbServer]:
 
 def sync(runs: Sequence[Path], *, home: Path) -> WandbServer:
     """Let W&B read offline runs, in this order, and give what it sent."""
+    home.mkdir(exist_ok=True)
     with wandb_server() as server:
         env = {
             **os.environ,
             "HOME": str(home),
+            "WANDB_DIR": str(home),
             "WANDB_BASE_URL": server.url,
             "WANDB_API_KEY": "0" * 40,
         }

@@ -132,7 +132,7 @@ async def test_equal_questions_are_paid_for_once_also_by_another_process(tmp_pat
     assert (cache.counters.asked, cache.counters.coalesced) == (1, 19)
 
 
-async def test_whatever_the_judge_sees_is_part_of_the_key(tmp_path: Path) -> None:
+async def test_who_is_asked_and_all_that_the_judge_sees_is_part_of_the_key(tmp_path: Path) -> None:
     store = MemoryImageStore()
     cache = VerdictCache(":memory:")
     image, other = store.put(png_bytes()), store.put(png_bytes((9, 9, 9)))
@@ -143,6 +143,7 @@ async def test_whatever_the_judge_sees_is_part_of_the_key(tmp_path: Path) -> Non
         ({}, Rubrics(), "p", other),
         ({"max_side": 64}, Rubrics(), "p", image),
         ({"json_schema": False}, Rubrics(), "p", image),
+        ({"base_url": "https://elsewhere.test/v1"}, Rubrics(), "p", image),
         ({}, Rubrics(image="another rubric"), "p", image),
     ):
         panel, http = make_panel(always(GOOD), store=store, cache=cache, **config)
@@ -150,7 +151,7 @@ async def test_whatever_the_judge_sees_is_part_of_the_key(tmp_path: Path) -> Non
         await judge.judge_image(task=judged_task(store, prompt=prompt), image=drawn)
         await judge.judge_image(task=judged_task(store, prompt=prompt), image=drawn)
         asked += len(http.events)
-    assert asked == 6
+    assert asked == 7
 
 
 async def test_a_failure_is_not_kept() -> None:

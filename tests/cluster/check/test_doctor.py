@@ -77,7 +77,6 @@ def test_without_the_nano_models_it_says_how_to_build_them(tmp_path: Path) -> No
     ("change", "check", "detail"),
     [
         ({"python": (3, 10)}, "python", "this is Python 3.10"),
-        ({"has_compiler": False}, "compiler", "g++ was not found"),
         ({"free_disk_gib": 0.4}, "disk", "0.4 are free"),
         ({"installed": {"ray": "2.60.0"}}, "packages", "torch is missing instead of 2.13.0"),
         (
@@ -96,6 +95,17 @@ def test_one_missing_thing_fails_one_check(change: dict[str, Any], check: str, d
     assert result.mend
 
 
+def test_a_compiler_is_asked_for_where_vllm_compiles_for_a_gpu() -> None:
+    bare = replace(LAPTOP, has_compiler=False)
+
+    assert doctor.check_compiler(load_config("nano"), bare, joined=None).ok
+    published = load_config("gen-searcher-8b")
+    assert doctor.check_compiler(published, LAPTOP, joined=None).ok
+    assert doctor.check_compiler(published, bare, joined="10.0.0.1:6379").ok
+    missing = doctor.check_compiler(published, bare, joined=None)
+    assert (missing.ok, missing.detail) == (False, "g++ was not found, vLLM compiles with it")
+
+
 def test_gpus_are_counted_with_the_fewest_renderers_and_by_their_memory() -> None:
     config = load_config("gen-searcher-8b")
     plan = make_plan(config, recipe="gen-searcher-8b")
@@ -109,7 +119,7 @@ def test_gpus_are_counted_with_the_fewest_renderers_and_by_their_memory() -> Non
     assert not check(*[24.0] * 10).ok
 
 
-def test_a_gpu_for_a_served_model_alone_is_asked_for_by_number() -> None:
+def test_a_gpu_for_a_served_model_holds_its_weights_and_its_cache() -> None:
     known = "Qwen/Qwen3-VL-8B-Instruct"
     config = config_of(
         policy={"path": known},
@@ -120,9 +130,10 @@ def test_a_gpu_for_a_served_model_alone_is_asked_for_by_number() -> None:
 
     found = doctor.check_gpus(config, plan, LAPTOP, joined=None)
 
-    assert (found.ok, found.detail) == (False, "1 GPUs are needed, 0 are here")
-    one = replace(LAPTOP, gpu_gib=(16.0,))
-    assert doctor.check_gpus(config, plan, one, joined=None).ok
+    assert (found.ok, found.detail) == (False, "1 GPUs of 17 GiB are needed, 0 are here")
+    small, large = (replace(LAPTOP, gpu_gib=(size,)) for size in (16.0, 24.0))
+    assert not doctor.check_gpus(config, plan, small, joined=None).ok
+    assert doctor.check_gpus(config, plan, large, joined=None).ok
 
 
 def test_host_memory_is_what_the_plan_adds_up() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.plan.memory import host_memory, learner_memory, rollout_memory
+from cluster.plan.memory import host_memory, learner_memory, rollout_memory, served_memory
 from cluster.plan.model_sizes import (
     ImageModelSize,
     image_model_size,
@@ -330,3 +330,28 @@ def test_models_that_the_run_serves_are_planned_with_their_most_replicas() -> No
     engines = find(host_memory(config, small_policy()), "processes (host)", "vLLM")
     assert engines.formula.startswith(f"{config.rollout.num_workers + 4} x")
     assert (reader.count, reader.holds) == (1, "vLLM, m/reader, 1 to 1 replicas")
+
+
+def test_a_served_models_weights_and_cache_are_planned_where_they_lie(tmp_path: Path) -> None:
+    """A text-only reader of 17 stored parameters on CPUs, the published 8B as a judge on GPUs."""
+    write_safetensors(tmp_path / "reader", shapes=[[3, 4], [5]])
+    known = "Qwen/Qwen3-VL-8B-Instruct"
+    judge = {"path": known, "num_gpus_per_replica": 2, "kv_cache_gib": 3, "max_replicas": 4}
+    reader = {"path": f"{tmp_path}/reader", "dtype": "float32", "max_replicas": 2}
+    config = build_config(
+        {
+            "judge": {"kind": "served", "served": judge},
+            "tools": {"summariser": {"max_page_tokens": 512, "served": reader}},
+        }
+    )
+    assert {(f.where, f.what): f.value for f in served_memory(config)} == {
+        ("served judge model, per GPU", "weights"): 8_767_123_696 * 2 / 2,
+        ("served judge model, per GPU", "KV cache"): 1.5 * 2**30,
+        ("served summariser model (host)", "weights"): 17 * 4 * 2,
+        ("served summariser model (host)", "KV cache"): 2 * 2**30,
+    }
+
+
+def test_of_a_served_model_of_unknown_size_the_cache_is_planned() -> None:
+    config = config_of(judge={"kind": "served", "served": {"path": "nobody/knows"}})
+    assert [figure.what for figure in served_memory(config)] == ["KV cache"]
