@@ -20,7 +20,7 @@ from cluster.providers import CORPUS, open_providers
 from core.config import Config, has_secret, secret
 from core.protocols import Judge
 from envs.contamination import Benchmark, ContaminationGuard
-from envs.corpus import build_corpus
+from envs.corpus import build_corpus, is_corpus
 from envs.http import AiohttpClient
 from envs.images import FileImageStore
 from envs.nano.world import World
@@ -64,10 +64,11 @@ def read_keys(config: Config) -> Keys:
 
 
 def prepare_corpus(config: Config, run_dir: Path) -> None:
-    """Write the nano world's pages and images for this run, unless they are there already."""
+    """Write the nano world's pages and images for this run, unless they are there already; those
+    that another version of gensearcher wrote are written again."""
     path = run_dir / CORPUS
     live = config.tools.mode != "replay"
-    if live and "nano" in config.tools.providers and not path.is_file():
+    if live and "nano" in config.tools.providers and not is_corpus(path):
         world, store = World(), FileImageStore(run_dir / "images")
         build_corpus(path, pages=world.pages(), images=world.images(), store=store)
 

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 from core.errors import ConfigError, ToolError, boundary
 from core.protocols import ImageStore
 from core.records import FoundImage, ImageRef
-from envs.fts import match_any_word
+from envs.fts import match_any_word_of_spaced, spaced, unspaced
 from envs.provider import Fetched, Page, SearchHit
 
 NAME = "local"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TITLE_WEIGHT = 10.0
 """BM25 weight of a word in the title; one in the text weighs 1."""
 SNIPPET_WORDS = 48
@@ -88,6 +88,15 @@ class ImageSource(Protocol):
     def png(self) -> bytes: ...
 
 
+def is_corpus(path: Path) -> bool:
+    """Whether it can be opened as one."""
+    try:
+        Corpus(path).close()
+    except ConfigError:
+        return False
+    return True
+
+
 def build_corpus(
     path: Path, *, pages: Iterable[PageSource], images: Iterable[ImageSource], store: ImageStore
 ) -> None:
@@ -123,7 +132,8 @@ class Corpus:
             (schema,) = self._db.execute("PRAGMA user_version").fetchone()
             if schema != SCHEMA_VERSION:
                 raise ConfigError(
-                    f"{path} has corpus schema {schema}, not {SCHEMA_VERSION}; {mend}"
+                    f"{path} is a corpus of another version of gensearcher (schema {schema}, not "
+                    f"{SCHEMA_VERSION}); {mend}"
                 )
             (self._version,) = self._db.execute("SELECT version FROM about").fetchone()
         except sqlite3.Error as error:
@@ -144,7 +154,10 @@ class Corpus:
 
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         rows = await asyncio.to_thread(self._match, _SEARCH, query, k)
-        hits = tuple(SearchHit(url=row[0], title=row[1], snippet=row[2]) for row in rows)
+        hits = tuple(
+            SearchHit(url=url, title=unspaced(title), snippet=unspaced(snippet))
+            for url, title, snippet in rows
+        )
         return Fetched(value=hits, provider=NAME)
 
     async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
@@ -153,7 +166,7 @@ class Corpus:
         rows.sort(key=lambda row: hashlib.sha256(f"{query}|{row[0]}".encode()).hexdigest())
         images = tuple(
             FoundImage(
-                title=caption,
+                title=unspaced(caption),
                 page_url=page_url,
                 ref=ImageRef(sha256=sha256, media_type=media_type, width=width, height=height),
             )
@@ -167,7 +180,9 @@ class Corpus:
         )
         with boundary(ToolError, _READING):
             row = self._db.execute(query, (url,)).fetchone()
-        page = None if row is None else Page(url=row[0], title=row[1], text=row[2])
+        page = None
+        if row is not None:
+            page = Page(url=row[0], title=unspaced(row[1]), text=unspaced(row[2]))
         return Fetched(value=page, provider=NAME)
 
     def close(self) -> None:
@@ -175,7 +190,7 @@ class Corpus:
 
     def _match(self, statement: str, query: str, k: int) -> list[tuple[Any, ...]]:
         """Of millions of pages it takes long enough to be kept off the event loop."""
-        words = match_any_word(query)
+        words = match_any_word_of_spaced(query)
         if words is None:
             return []
         with boundary(ToolError, _READING):
@@ -191,14 +206,15 @@ def _fill(
 ) -> None:
     digest = hashlib.sha256()
     for number, page in enumerate(pages, 1):
-        row = (page.title, page.text, page.url)
+        row = (spaced(page.title), spaced(page.text), page.url)
         db.execute("INSERT INTO pages(rowid, title, text, url) VALUES (?, ?, ?, ?)", (number, *row))
         db.execute("INSERT INTO urls VALUES (?, ?)", (page.url, number))
         digest.update(repr(row).encode())
     for number, image in enumerate(images, 1):
         ref = store.put(image.png)
-        db.execute("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (number, image.caption))
+        caption = spaced(image.caption)
+        db.execute("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (number, caption))
         about = (image.url, image.page_url, ref.sha256, ref.media_type, ref.width, ref.height)
         db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *about))
-        digest.update(repr((image.caption, *about)).encode())
+        digest.update(repr((caption, *about)).encode())
     db.execute("INSERT INTO about VALUES (?)", (digest.hexdigest()[:16],))

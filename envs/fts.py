@@ -1,10 +1,33 @@
-"""Queries for SQLite's FTS5, made of text that anybody may have written."""
+"""Queries for SQLite's FTS5, made of text that anybody may have written.
+
+FTS5's words are what stands between spaces and signs. Where a text is indexed `spaced`, each
+character of a script without spaces is a word, and a query asks for every two neighbours of its own
+side by side: "東京都" finds what has "東京" or "京都". (FTS5's trigrams would find no word of two
+characters, which most Chinese ones are.)
+"""
 
 import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from envs.words import UNSPACED, is_character
 
 MAX_QUERY_WORDS = 64
 
 _WORD = re.compile(r"[^\W_]+")
+_RUN = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+")
+_SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=\S)|(?<=\S)(?=[{UNSPACED}])")
+_SEPARATOR = "\x1f"
+"""ASCII's unit separator; no page has one."""
+
+
+def spaced(text: str) -> str:
+    """The text for an index, see above; `unspaced` takes it back."""
+    return text if text.isascii() else _SEAM.sub(_SEPARATOR, text)
+
+
+def unspaced(text: str) -> str:
+    return text.replace(_SEPARATOR, "")
 
 
 def match_any_word(query: str) -> str | None:
@@ -12,5 +35,23 @@ def match_any_word(query: str) -> str | None:
 
     Every word is quoted, so none is FTS syntax.
     """
-    words = list(dict.fromkeys(_WORD.findall(query.lower())))[:MAX_QUERY_WORDS]
-    return " OR ".join(f'"{word}"' for word in words) or None
+    return _any_of(_WORD.findall(query.lower()))
+
+
+def match_any_word_of_spaced(query: str) -> str | None:
+    """The same for rows that were indexed `spaced`."""
+    return _any_of(_spaced_words(query.lower()))
+
+
+def _spaced_words(query: str) -> Iterator[str]:
+    for run in _RUN.findall(query):
+        if is_character(run):
+            characters = [one for one in run if one.isalnum()]  # Thai vowels above are none
+            yield from map(" ".join, pairwise(characters)) if len(characters) > 1 else characters
+        else:
+            yield run
+
+
+def _any_of(words: Iterable[str]) -> str | None:
+    few = list(dict.fromkeys(words))[:MAX_QUERY_WORDS]
+    return " OR ".join(f'"{word}"' for word in few) or None

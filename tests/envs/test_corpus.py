@@ -1,7 +1,9 @@
 """The corpus finds what the nano tasks need, takes queries as data and repeats itself exactly."""
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError, ToolError
-from envs.corpus import Corpus, build_corpus
+from envs.corpus import Corpus, build_corpus, is_corpus
+from envs.fts import spaced, unspaced
 from envs.images import FileImageStore
 from envs.nano.lookup import Lookup
 from envs.nano.world import World
@@ -81,6 +84,55 @@ async def test_titles_outweigh_text_and_long_pages_are_cut(tmp_path: Path) -> No
     assert hits[0].snippet == "founded 47, field red."
     assert hits[2].snippet.startswith("...")
     assert len(hits[2].snippet.split()) < 60
+
+
+UNSPACED_PAGES = [
+    Page(url="zh", title="托尔维港", text="托尔维港口的古老起重机建于1443年,位于河边。"),
+    Page(url="ja", title="東京タワー", text="東京都庁は新宿にあります。Tokyo Towerは芝公園。"),
+    Page(url="th", title="เชียงใหม่", text="เทศกาลโคมลอยจัดที่เชียงใหม่ทุกปี"),
+    Page(url="en", title="Kea", text="A mountain parrot of New Zealand."),
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "url"),
+    [
+        ("起重机", "zh"),
+        ("托尔维的起重机是哪一年建的", "zh"),
+        ("1443年", "zh"),
+        ("新宿", "ja"),
+        ("タワー 芝公園", "ja"),
+        ("Tokyo Tower", "ja"),
+        ("โคมลอย", "th"),
+        ("parrot of New Zealand", "en"),
+    ],
+)
+async def test_scripts_without_spaces_are_found_by_their_neighbours(
+    tmp_path: Path, query: str, url: str
+) -> None:
+    path = tmp_path / "corpus.sqlite"
+    kea = Picture(url="i", caption="起重机的照片", page_url="zh", png=png_bytes())
+    build_corpus(path, pages=UNSPACED_PAGES, images=[kea], store=MemoryImageStore())
+    corpus = Corpus(path)
+    hits = (await corpus.search(query, k=2)).value
+    page = next(page for page in UNSPACED_PAGES if page.url == url)
+    assert (hits[0].url, hits[0].title, hits[0].snippet) == (url, page.title, page.text)
+    assert (await corpus.page(url)).value == page
+    (image,) = (await corpus.image_search("起重机", k=1)).value
+    assert image.title == "起重机的照片"
+
+
+async def test_single_characters_of_a_query_find_only_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.sqlite"
+    build_corpus(path, pages=UNSPACED_PAGES, images=[], store=MemoryImageStore())
+    assert [hit.url for hit in (await Corpus(path).search("京", k=3)).value] == ["ja"]
+    assert (await Corpus(path).search("宿新", k=3)).value == (), "the order counts"
+
+
+@given(text=st.text())
+def test_a_text_comes_back_from_its_index_as_it_was(text: str) -> None:
+    plain = unspaced(text)  # a page has no unit separators
+    assert unspaced(spaced(plain)) == plain
 
 
 async def test_a_page_is_read_by_its_url(tmp_path: Path) -> None:
@@ -188,3 +240,14 @@ def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello, this is not a database at all" * 100)
     with pytest.raises(ConfigError, match="not a corpus"):
         Corpus(tmp_path / "text")
+
+
+def test_a_corpus_of_another_version_is_refused_with_the_mend(tmp_path: Path) -> None:
+    small_corpus(tmp_path).close()
+    path = tmp_path / "corpus.sqlite"
+    assert is_corpus(path)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 1")
+    with pytest.raises(ConfigError, match=r"another version .* \(schema 1, not 2\); build it"):
+        Corpus(path)
+    assert not is_corpus(path)
