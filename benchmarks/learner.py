@@ -12,7 +12,9 @@ timed and the time is scaled (`timed_share`). Either every way computes its laye
 the backward pass, which is TRL's default, or none does.
 
     tokens_per_s     tokens of the trajectories: padding and a prompt's second time do not count
-    over_state_gib   what the update took on top of weights, gradients and optimizer state
+    state_gib        of the process between two updates: weights, optimizer state, the program
+    over_state_gib   what the update took on top of it: gradients, activations, logits
+    share_of_trl     our memory as a share of TRL's, where both ran
     gflops           the work that an update cannot do without, per second
     matmul_fraction  that as a share of the fastest matrix product of the same run
 """
@@ -96,6 +98,11 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             found["matmul_fraction"] = round(found["gflops"] / peak, 3)
         result[way] = found
         print(f"{way}: {found}", file=sys.stderr)
+    if "peak_rss_gib" in result.get("ours", ()) and "peak_rss_gib" in result.get("trl", ()):
+        result["share_of_trl"] = {
+            name: round(result["ours"][name] / result["trl"][name], 2)
+            for name in ("peak_rss_gib", "over_state_gib")
+        }
     return result
 
 

@@ -120,6 +120,7 @@ def measure(update: Update, work: Work, lengths: Sequence[int]) -> dict[str, Any
         "timed_share": round(done.share, 3),
         "grad_norm": round(done.grad_norm, 5),
         "peak_rss_gib": round(peak_gib, 2),
+        "state_gib": round(state_gib, 2),
         "over_state_gib": round(peak_gib - state_gib, 2),
         "gflops": round(update_flops(model, samples) / seconds / 1e9, 1),
     }
