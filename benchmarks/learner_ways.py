@@ -25,8 +25,8 @@ from core.config import Config, build_config
 from core.records import Group, TrainingSample
 from envs.chat import ChatFormat
 from envs.images import FileImageStore
+from learners.flat import DTYPES
 from learners.grpo_learner import GrpoLearner, select_samples
-from learners.model import DTYPES
 
 WARM_UP = (400, 300)
 """Lengths of a small update that comes first: what is made once is made there."""

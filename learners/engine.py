@@ -96,7 +96,7 @@ class TrainEngine:
         )
         self._gathered = deepspeed.zero.GatheredParameters
         self._masters: Masters = (
-            ZeroMasters(self._engine, stage=self._stage)
+            ZeroMasters(self._engine, deepspeed.utils, stage=self._stage)
             if self._stage
             else OwnMasters(self._engine, max_grad_norm=config.max_grad_norm)
         )

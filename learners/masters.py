@@ -91,10 +91,9 @@ class OwnMasters:
 
 
 class ZeroMasters:
-    def __init__(self, engine: Any, *, stage: int) -> None:
-        import deepspeed
-
-        self._safe = deepspeed.utils
+    def __init__(self, engine: Any, access: Any, *, stage: int) -> None:
+        """`access`: deepspeed.utils, whose functions find a parameter's share of the state."""
+        self._access = access
         self._engine = engine
         self._zero = engine.optimizer
         self._stage = stage
@@ -110,16 +109,16 @@ class ZeroMasters:
         return float(self._engine.get_global_grad_norm())
 
     def copy(self, parameter: torch.nn.Parameter, *, moments: bool) -> Tensors:
-        tensors = {"master": self._safe.safe_get_full_fp32_param(parameter)}
+        tensors = {"master": self._access.safe_get_full_fp32_param(parameter)}
         for moment in MOMENTS if moments else ():
-            tensors[moment] = self._safe.safe_get_full_optimizer_state(parameter, moment)
+            tensors[moment] = self._access.safe_get_full_optimizer_state(parameter, moment)
         return {kind: tensor.cpu() for kind, tensor in tensors.items()}
 
     def set(self, parameter: torch.nn.Parameter, tensors: Tensors) -> None:
-        self._safe.safe_set_full_fp32_param(parameter, tensors["master"])
+        self._access.safe_set_full_fp32_param(parameter, tensors["master"])
         for moment in MOMENTS:
             if moment in tensors:
-                self._safe.safe_set_full_optimizer_state(parameter, tensors[moment], moment)
+                self._access.safe_set_full_optimizer_state(parameter, tensors[moment], moment)
 
     def reset(self, *, step_count: int) -> None:
         for flat in (

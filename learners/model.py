@@ -20,10 +20,9 @@ from core.config import Config
 from core.errors import ConfigError
 from learners.attention import PACKED
 from learners.batch import MicroBatch
+from learners.flat import DTYPES
 from learners.head import token_scores
 from learners.lora import merged
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
 """The vision tower takes image by image as it is."""

@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -213,11 +213,13 @@ def _count(samples: Sequence[TrainingSample]) -> int:
 def _draw(samples: Sequence[TrainingSample], *, config: Config, step: int) -> list[TrainingSample]:
     """The batch of a step: epochs in seeded orders, one after another."""
     size = config.sft.batch_size
-    chosen = []
-    for place in range(step * size, (step + 1) * size):
-        epoch, index = divmod(place, len(samples))
-        order = random.Random(f"{config.run.seed}/{epoch}").sample(
-            range(len(samples)), len(samples)
-        )
-        chosen.append(samples[order[index]])
-    return chosen
+    places = [divmod(place, len(samples)) for place in range(step * size, (step + 1) * size)]
+    return [
+        samples[_order(len(samples), seed=config.run.seed, epoch=epoch)[index]]
+        for epoch, index in places
+    ]
+
+
+@lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
+def _order(count: int, *, seed: int, epoch: int) -> list[int]:
+    return random.Random(f"{seed}/{epoch}").sample(range(count), count)

@@ -57,7 +57,7 @@ class LearnerConfig(Section):
     """Correct tokens of the current version too: the rollout's engine has other numerics."""
     updates_per_step: int = Field(1, ge=1)
     """Optimizer steps that one batch of groups is split into."""
-    micro_batch_tokens: int = Field(8192, ge=64)
+    micro_batch_tokens: int = Field(4096, ge=64)
     """Most tokens of sequences that are packed together; a longer sequence goes alone."""
     share_prefix: bool = True
     """Compute the first prompt of a group once per pack instead of once per member."""

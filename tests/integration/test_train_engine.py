@@ -9,7 +9,7 @@ import torch
 from core.errors import LearnerError
 from core.sections.learner import LearnerConfig
 from learners.engine import TrainEngine
-from learners.model import DTYPES
+from learners.flat import DTYPES
 
 pytestmark = pytest.mark.integration
 
