@@ -16,7 +16,6 @@ of another size.
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +23,13 @@ from cluster.frontier import FrontierState
 from cluster.kept_groups import read_groups, write_groups
 from core.config import Config, save_config
 from core.errors import ConfigError, LearnerError
-from core.files import file_sizes, mend_replaced, put_folder_in_place, write_json_atomic
+from core.files import (
+    draft_beside,
+    file_sizes,
+    mend_replaced,
+    put_folder_in_place,
+    write_json_atomic,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +166,8 @@ def begin_checkpoint(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: after Ctrl-C the learner may still write into an earlier draft.
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.draft-"))
+    draft = draft_beside(path)
+    draft.mkdir()
     version = save_learner(str(draft / LEARNER))
     if version != state.step:
         shutil.rmtree(draft, ignore_errors=True)

@@ -8,6 +8,7 @@ The sections stand in core/sections/. This is the only module that reads the env
 
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Hashable, Iterator, Sequence
@@ -37,6 +38,7 @@ from core.sections.run import (
 from core.sections.scoring import RenderConfig, RewardConfig
 from core.sections.tools import ToolsConfig
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 RECIPES = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -183,12 +185,8 @@ def _parse_value(text: str) -> Any:
         raise ConfigError(
             f"the value {text!r} of an override is not valid YAML: {error}"
         ) from error
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    bare = isinstance(value, str) and value == text.strip()  # "7" in quotes stays a text
+    return float(value) if bare and _EXPONENT.fullmatch(value) else value
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -213,4 +211,5 @@ def _sentence(item: dict[str, Any], known: Sequence[str]) -> str:
         return f"{field}: unknown key; {hint}"
     if item["type"] == "value_error" and isinstance(item["input"], dict):
         return str(item["ctx"]["error"])  # of a whole section: the sentence names the field
-    return f"{field}: {item['msg']}, got {item['input']!r}"
+    quoted = f"; quote it: '{field}=\"...\"'" if item["type"] == "string_type" else ""
+    return f"{field}: {item['msg']}, got {item['input']!r}{quoted}"

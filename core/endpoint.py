@@ -255,10 +255,11 @@ def error_detail(body: bytes) -> str:
     """What an error body says, in the shapes that services use; else its beginning."""
     try:
         value = json.loads(body)
-    except ValueError:
+        for _ in range(3):
+            if not isinstance(value, dict):
+                break
+            said = (value[k] for k in ("error", "message", "detail") if k in value)
+            value = next(said, str(value))
+        return str(value)[:DETAIL_CHARS]
+    except (ValueError, RecursionError):  # no JSON, or nested to no end
         return body[:DETAIL_CHARS].decode(errors="replace")
-    for _ in range(3):
-        if not isinstance(value, dict):
-            break
-        value = next((value[k] for k in ("error", "message", "detail") if k in value), str(value))
-    return str(value)[:DETAIL_CHARS]

@@ -6,8 +6,8 @@ watches (`watched_writes`): nobody in a run; in the tests, a process that ends i
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,21 +38,29 @@ def write_step(name: str, path: Path) -> Iterator[None]:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write to a temporary file beside `path`, fsync it, rename it, fsync the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_beside(path)
     with write_step("open", path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        file = draft.open("xb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             with write_step("write", path):
                 file.write(data)
                 file.flush()
             with write_step("fsync", path):
                 os.fsync(file.fileno())
         with write_step("rename", path):
-            os.replace(name, path)
+            os.replace(draft, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def draft_beside(path: Path) -> Path:
+    """A hidden name that nothing has yet, for what will be renamed to `path`. What is made there
+    has the rights that the umask gives; tempfile's are for their maker's eyes alone, and a run on
+    a shared disk is read by others."""
+    return path.with_name(f".{path.name}.draft-{secrets.token_hex(6)}")
 
 
 def write_json_atomic(path: Path, value: Any) -> None:

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from core.errors import ConfigError, DataError
+from core.files import draft_beside
 from core.records import FoundImage, ImageRef
 from envs.images import image_ref
 from envs.provider import Page, SearchHit
@@ -93,16 +93,16 @@ class Moved:
 def export_store(store: Store, path: Path) -> Moved:
     """Write everything to `path`, whole or not at all. Raises DamagedError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = draft_beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("xb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
                 moved = _export(store, tar)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise
     return moved
 

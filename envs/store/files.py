@@ -6,8 +6,9 @@ at all. A file whose content is not what its name says counts as missing.
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
+
+from core.files import draft_beside
 
 
 class BlobFolder:
@@ -32,12 +33,12 @@ class BlobFolder:
 
     def draft(self, data: bytes) -> Path:
         """On disk under a name of no meaning; `place` it or remove it."""
-        handle, name = tempfile.mkstemp(dir=self._drafts)
-        with os.fdopen(handle, "wb") as file:
+        path = draft_beside(self._drafts / "blob")
+        with path.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return Path(name)
+        return path
 
     def place(self, draft: Path, sha256: str) -> bool:
         """Move a draft to its name, over a damaged file too; False when a good one is there."""

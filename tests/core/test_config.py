@@ -60,6 +60,7 @@ def test_overrides_reach_their_field_and_keep_their_type() -> None:
         "nano",
         overrides=[
             *("train.steps=2", "learner.lr=1e-4", "render.seeds=[1, 2]", "policy.path=a=b"),
+            *('run.name="7"', "judge.model=1e5x"),
             "train.masked_stop_reasons=[too_long]",
         ],
     )
@@ -68,6 +69,7 @@ def test_overrides_reach_their_field_and_keep_their_type() -> None:
     assert math.isclose(config.learner.lr, 1e-4)
     assert config.render.seeds == (1, 2)
     assert config.policy.path == "a=b"
+    assert (config.run.name, config.judge.model) == ("7", "1e5x")
     assert config.train.masked_stop_reasons == (StopReason.TOO_LONG,)
 
 
@@ -96,6 +98,7 @@ def test_any_learning_rate_survives_its_text(lr: float) -> None:
         ("train.steps", "override 'train.steps' must look like section.key=value"),
         ("run.name.first=x", "override 'run.name.first=x': 'name' is a value, not a section"),
         ("train.steps=[", "the value '[' of an override is not valid YAML"),
+        ("run.name=7", "got 7; quote it: 'run.name=\"...\"'"),
         ("run.name=../x", "run.name: String should match pattern"),
     ],
 )

@@ -243,6 +243,7 @@ def test_retry_after_may_be_seconds_a_date_or_nonsense() -> None:
         (b'{"error": "bad key"}', "bad key"),
         (b"<html>oops</html>", "<html>oops</html>"),
         (b"[1]", "[1]"),
+        pytest.param(b"[" * 100_000, "[" * 200, id="nested to no end"),
     ],
 )
 def test_an_error_body_is_quoted_in_its_own_words(body: bytes, said: str) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
         write_atomic(path, b"a file cannot replace a folder")
 
     assert [child.name for child in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_json_keeps_its_letters(tmp_path: Path) -> None:
