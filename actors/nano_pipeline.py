@@ -198,7 +198,8 @@ class NanoEditPlusPipeline(DiffusionPipeline):
             velocity = (latents - clean.float()) / sigma
             latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         pictures = (from_patches(latents).clamp(-1, 1) + 1) * 127.5
-        return pictures.round().to(torch.uint8).cpu().numpy()
+        pixels: np.ndarray = pictures.round().to(torch.uint8).cpu().numpy()
+        return pixels
 
     def _reference_tokens(
         self, images: Sequence[Image.Image], *, prompt: str

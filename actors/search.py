@@ -137,7 +137,9 @@ class SearchClient:
 
     async def counters(self) -> ToolCounters:
         """Of the session. Raises Unreachable."""
-        counters = [await self._ask(handle.counters.remote) for handle in self._handles]
+        counters: list[ToolCounters] = [
+            await self._ask(handle.counters.remote) for handle in self._handles
+        ]
         if len(counters) > 1:  # the first one spoke before the others had written theirs down
             counters[0] = await self._ask(self._handles[0].counters.remote)
         return replace(

@@ -102,6 +102,7 @@ class GRPO(Algorithm):
     """The controller does the work; RLlib sees one training step after another."""
 
     config: GRPOConfig
+    learner_group: LearnerGroup | None
     _controller: Controller | None = None
 
     @classmethod
@@ -183,13 +184,14 @@ class RayLearner:
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         data = TrainingData(batch=list(groups))  # type: ignore[arg-type]
-        return await self._call(lambda learner: learner.update(training_data=data))
+        return (await self._call(lambda learner: learner.update(training_data=data)))[0]
 
     async def publish(self) -> tuple[WeightUpdate, Any]:
-        return await self._call(lambda learner: learner.publish())
+        published = await self._call(lambda learner: learner.publish())
+        return next(one for one in published if one is not None)
 
     async def save(self, folder: str) -> int:
-        return await self._call(lambda learner: learner.begin_save(folder))
+        return (await self._call(lambda learner: learner.begin_save(folder)))[0]
 
     async def saved(self) -> None:
         await self._call(lambda learner: learner.finish_save())
@@ -197,8 +199,8 @@ class RayLearner:
     async def load(self, folder: str) -> None:
         await self._call(lambda learner: learner.load(folder))
 
-    async def _call(self, method: Callable[[GrpoRllibLearner], T]) -> T:
-        """Of every learner; the answer of the first that has one."""
+    async def _call(self, method: Callable[[GrpoRllibLearner], T]) -> list[T]:
+        """The answers of all learners; at least one."""
         with learner_errors():
             results = list(await asyncio.to_thread(self._group.foreach_learner, method))
             if len(results) < len(self._group):  # RLlib leaves out one that it knows to be dead
@@ -209,8 +211,7 @@ class RayLearner:
             deaths = [error for error in errors if not isinstance(error, RayTaskError)]
             for error in deaths or errors:
                 raise error
-        answer: T = next((value for value in values if value is not None), None)
-        return answer
+        return values
 
     async def restart(self) -> None:
         with learner_errors():

@@ -141,7 +141,8 @@ def _places(number: int, sample: TrainingSample, starts: tuple[int, int, int]) -
 
 def _after_image(sample: TrainingSample, chat: ChatFormat) -> np.ndarray:
     """[L] bool"""
-    return (np.asarray(sample.token_ids) == chat.image_id).cumsum() > 0
+    seen: np.ndarray = (np.asarray(sample.token_ids) == chat.image_id).cumsum()
+    return seen > 0
 
 
 def _sampled(

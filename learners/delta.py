@@ -16,12 +16,14 @@ leaves them as they were.
 """
 
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 _COUNT = np.dtype("<u8")
 _GAP = np.dtype("<u4")
-_SIGNED = {2: np.dtype("<i2"), 4: np.dtype("<i4")}
+_SIGNED: Mapping[int, np.dtype[Any]] = {2: np.dtype("<i2"), 4: np.dtype("<i4")}
 
 
 def encode(positions: np.ndarray, differences: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ tensors, so that a receiver can look at each of them without joining arrays.
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ CHUNK_BYTES = 16 * 2**20
 being packed, hashed and stored."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WORDS = {"float32": np.dtype("<u4"), "bfloat16": np.dtype("<u2")}
+WORDS: Mapping[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "bfloat16": np.dtype("<u2")}
 """The bits of a number as an unsigned integer."""
 
 
@@ -75,4 +76,4 @@ def view(part: np.ndarray, spec: TensorSpec, *, start: int) -> torch.Tensor:
 def checksum(data: np.ndarray) -> str:
     """XXH3-128: as fast as memory is read, twenty times as fast as SHA-256. It finds damage; it
     does not keep out someone who means harm, who could as well send other weights."""
-    return xxhash.xxh3_128_hexdigest(data)
+    return xxhash.xxh3_128_hexdigest(data.data)

@@ -105,8 +105,9 @@ def load_reference(config: Config) -> PolicyModel:
     plain = config.model_copy(
         update={"learner": config.learner.model_copy(update={"lora_rank": None})}
     )
-    reference = load_policy(plain).requires_grad_(False)
-    return reference.to(config.learner.device)
+    reference = load_policy(plain)
+    reference.requires_grad_(False).to(config.learner.device)
+    return reference
 
 
 def _add_adapters(lm: Qwen3VLForConditionalGeneration, config: Config) -> None:

@@ -118,7 +118,8 @@ class WeightPublisher:
             len(members) == 1 and num_bytes(members[0]) == end_of(members[0]) - members[0].offset
         )
         if self._mode == "dense" and alone and _lies_ready(first, DTYPES[self._dtype]):
-            return first.reshape(-1).view(torch.uint8).numpy()
+            as_it_lies: np.ndarray = first.reshape(-1).view(torch.uint8).numpy()
+            return as_it_lies
         for spec in members:
             view(self._flat, spec, start=0).copy_(state_dict[spec.name].detach())
         return self._flat[members[0].offset : end_of(members[-1])]
@@ -154,7 +155,8 @@ class WeightPublisher:
 
 
 def _lies_ready(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
-    return tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
+    on_cpu = tensor.dtype == dtype and tensor.device.type == "cpu"
+    return on_cpu and bool(tensor.is_contiguous())
 
 
 def _block_starts(spec: TensorSpec) -> Iterator[int]:

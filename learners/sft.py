@@ -161,7 +161,7 @@ class _Trainer:
     def evaluate(self, samples: Sequence[TrainingSample]) -> float:
         """Mean loss over the assistant's tokens of samples that are not trained on."""
         with boundary(LearnerError, "evaluation"), torch.no_grad():
-            total = sum(-logprobs.sum().item() for logprobs in self._logprobs(samples))
+            total = sum(-float(logprobs.sum()) for logprobs in self._logprobs(samples))
         return total / _count(samples)
 
     def _logprobs(self, samples: Sequence[TrainingSample]) -> Iterator[torch.Tensor]:

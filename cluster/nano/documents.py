@@ -11,7 +11,7 @@ that nothing before them determines carry no weight.
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
@@ -46,6 +46,10 @@ class Document:
 class Span:
     text: str
     learn: bool = False
+
+
+Maker = Callable[[random.Random, float], tuple[list[Span], list[Flag]]]
+"""Makes one document of its sort, of this size."""
 
 
 def encode(

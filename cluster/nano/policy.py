@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from cluster.nano.attention import use_fast_attention
-from cluster.nano.documents import Document, Episodes, echo, encode, gallery, look, recall
+from cluster.nano.documents import Document, Episodes, Maker, echo, encode, gallery, look, recall
 from cluster.nano.model import Batch, build_model, collate
 from cluster.nano.tokenizer import build_tokenizer, save_processor
 from core.errors import ConfigError
@@ -115,7 +115,7 @@ def documents_of(
     A pure function of its arguments.
     """
     rng = random.Random(f"nano policy {seed} {step}")
-    makers = {
+    makers: dict[str, Maker] = {
         "echo": echo,
         "recall": recall,
         "look": look,
@@ -169,7 +169,8 @@ class Optimizer:
     """Muon for the matrices, AdamW for embeddings, norms and biases."""
 
     def __init__(self, model: Qwen3VLForConditionalGeneration) -> None:
-        matrices, rest = [], []
+        matrices: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
         for name, parameter in model.named_parameters():
             is_matrix = parameter.ndim == 2 and "embed" not in name
             (matrices if is_matrix else rest).append(parameter)

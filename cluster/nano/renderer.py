@@ -252,7 +252,7 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
-        return loss.item()
+        return float(loss.detach())
 
     def save(self, path: Path) -> None:
         tensors = {f"average.{name}": value for name, value in self._average.items()}
