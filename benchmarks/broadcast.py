@@ -2,13 +2,15 @@
 
     python -m benchmarks.broadcast --json
 
-A process in the learner's place publishes `--gib` of bfloat16 weights; four worker processes copy
-them into parameters of their own. All buffers are warm: the first rounds are not counted. A GB/s
-is 1e9 bytes delivered to all workers together, per second.
+A process in the learner's place publishes about `--gib` of bfloat16 weights, layers of the shapes
+of Qwen3-VL-8B; four worker processes copy them into parameters of their own. All buffers are warm:
+the first rounds are not counted. A GB/s is 1e9 bytes delivered to all workers together, per second.
 
     dense_gb_per_s          state dict to parameters: packed, stored, mapped, copied
-    dense_checked_gb_per_s  the same, and every worker checks every byte
+    dense_checked_gb_per_s  the same, with the checksums of the sender and of every worker
     memcpy_gb_per_s         the workers copy as much inside their own memory, all at once
+    by_hand_gb_per_s        no Ray: the sender copies into one shared file, and the workers out of
+                            it; what the pattern can reach on these cores
     naive_gb_per_s          ray.put of the state dict with Ray's defaults, a quarter of the bytes
     engine_apply_s          vLLM takes the nano policy in, between two steps (`engine_mib`)
     delta_*, dense_s        one sender, one receiver, after an AdamW step of 1e-6 on weights of
@@ -19,12 +21,17 @@ is 1e9 bytes delivered to all workers together, per second.
 import argparse
 import asyncio
 import json
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import ray
@@ -38,41 +45,61 @@ from learners.publish import WeightPublisher
 from learners.receive import WeightReceiver, tensors
 
 State = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
 ROUNDS, WARM_UP = 13, 8
 """Ray's object store takes several rounds until it hands out only memory that was used before."""
-WIDTH = 4096
+HIDDEN, KEYS, INNER, HEAD = 4096, 1024, 12288, 128
+LAYER: Shapes = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (KEYS, HIDDEN),
+    "self_attn.v_proj": (KEYS, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "self_attn.q_norm": (HEAD,),
+    "self_attn.k_norm": (HEAD,),
+    "mlp.gate_proj": (INNER, HIDDEN),
+    "mlp.up_proj": (INNER, HIDDEN),
+    "mlp.down_proj": (HIDDEN, INNER),
+    "input_layernorm": (HIDDEN,),
+    "post_attention_layernorm": (HIDDEN,),
+}
 GBIT_BYTES = 125_000_000
 
 
 class Worker:
     """Has parameters of its own, as an engine has."""
 
-    def __init__(self, shapes: dict[str, torch.Size]) -> None:
-        torch.set_num_threads(1)
-        self._parameters = {n: torch.zeros(s, dtype=torch.bfloat16) for n, s in shapes.items()}
+    def __init__(self, shapes: Shapes) -> None:
+        sizes = [2 * int(np.prod(shape)) for shape in shapes.values()]
+        self._flat = np.zeros(sum(sizes), np.uint8)
+        parts = np.split(self._flat, np.cumsum(sizes)[:-1])
+        self._parameters = dict(zip(shapes, parts, strict=True))
         self._receiver = WeightReceiver()
 
     def take(self, update: WeightUpdate, refs: list[Any], check: bool) -> None:
         payload = ray.get(refs)
         views = self._receiver.receive(update, payload) if check else tensors(update, payload)
-        for name, tensor in views:
-            self._parameters[name].copy_(tensor)
+        self._copy(views)
 
     def take_state(self, refs: list[Any]) -> None:
-        for name, tensor in ray.get(refs[0]).items():
-            self._parameters[name].copy_(tensor)
+        self._copy(ray.get(refs[0]).items())
+
+    def take_file(self, path: str) -> None:
+        np.copyto(self._flat, np.memmap(path, np.uint8, "r"))
 
     def memcpy(self) -> None:
         """As many bytes as there are parameters."""
-        names = list(self._parameters)
-        for source, target in zip(names, names[1:] + names[:1], strict=True):
-            self._parameters[target].copy_(self._parameters[source])
+        half = self._flat.size // 2
+        one, other = self._flat[:half], self._flat[-half:]
+        np.copyto(one, other)
+        np.copyto(other, one)
 
     def bits(self) -> int:
         """Of all parameters; a sum that any one of them moves."""
-        return sum(
-            int(p.view(torch.int16).sum(dtype=torch.int64)) for p in self._parameters.values()
-        )
+        return int(self._flat.view(np.int16).sum(dtype=np.int64))
+
+    def _copy(self, views: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in views:
+            np.copyto(self._parameters[name], bytes_of(tensor))
 
 
 def main() -> None:
@@ -82,8 +109,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    num_tensors = max(4, round(arguments.gib * 2**30 / (2 * WIDTH * WIDTH)))
-    state = make_state(num_tensors)
+    layer_bytes = 2 * sum(int(np.prod(shape)) for shape in LAYER.values())
+    state = make_state(max(1, round(arguments.gib * 2**30 / layer_bytes)))
     result: dict[str, Any] = {
         "benchmark": "broadcast",
         "date": datetime.now(UTC).date().isoformat(),
@@ -101,12 +128,18 @@ def main() -> None:
         print(json.dumps(result))
 
 
-def make_state(num_tensors: int) -> State:
+def make_state(num_layers: int) -> State:
     generator = torch.Generator().manual_seed(0)
     return {
-        f"layers.{n}.weight": (torch.randn(WIDTH, WIDTH, generator=generator) * 0.05).bfloat16()
-        for n in range(num_tensors)
+        f"layers.{n}.{name}.weight": (torch.randn(shape, generator=generator) * 0.05).bfloat16()
+        for n in range(num_layers)
+        for name, shape in LAYER.items()
     }
+
+
+def bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = tensor.reshape(-1).view(torch.uint8).numpy()
+    return found
 
 
 def sum_of_bits(state: State) -> int:
@@ -127,7 +160,7 @@ def on_one_node(state: State, *, num_workers: int) -> dict[str, float]:
         runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
     )
     try:
-        shapes = {name: tensor.shape for name, tensor in state.items()}
+        shapes: Shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         actor: Any = ray.remote(Worker)
         workers = [actor.options(num_cpus=0.5).remote(shapes) for _ in range(num_workers)]
         total = size_of(state) * num_workers
@@ -140,15 +173,25 @@ def on_one_node(state: State, *, num_workers: int) -> dict[str, float]:
             update, refs = publisher.publish(state, version=version)
             ray.get([worker.take.remote(update, list(refs), check) for worker in workers])
 
-        figures = {
-            "dense_gb_per_s": total / seconds_of(lambda: dense(check=False)) / 1e9,
-            "memcpy_gb_per_s": total
-            / seconds_of(lambda: ray.get([worker.memcpy.remote() for worker in workers]))
-            / 1e9,
-            "dense_checked_gb_per_s": total / seconds_of(lambda: dense(check=True)) / 1e9,
-        }
+        def memcpy() -> None:
+            ray.get([worker.memcpy.remote() for worker in workers])
+
+        def rate(work: Callable[[], Any]) -> float:
+            return total / seconds_of(work) / 1e9
+
+        figures = {"memcpy_gb_per_s": rate(memcpy)}
+        with mock.patch("learners.publish.checksum", return_value=""):
+            figures["dense_gb_per_s"] = rate(lambda: dense(check=False))
+        figures["dense_checked_gb_per_s"] = rate(lambda: dense(check=True))
         sums = set(ray.get([worker.bits.remote() for worker in workers]))
         assert sums == {sum_of_bits(state)}, "a worker has other weights than were sent"
+        with shared_file(size_of(state)) as (path, flat):
+
+            def by_hand() -> None:
+                write(state, flat)
+                ray.get([worker.take_file.remote(path) for worker in workers])
+
+            figures["by_hand_gb_per_s"] = rate(by_hand)
         part = dict(list(state.items())[: max(1, len(state) // 4)])
 
         def naive() -> None:
@@ -157,11 +200,26 @@ def on_one_node(state: State, *, num_workers: int) -> dict[str, float]:
 
         naive_s = seconds_of(naive, rounds=3, warm_up=1)
         figures["naive_gb_per_s"] = size_of(part) * num_workers / naive_s / 1e9
-        figures["dense_of_memcpy"] = figures["dense_gb_per_s"] / figures["memcpy_gb_per_s"]
+        for name in ("dense", "dense_checked", "by_hand"):
+            figures[f"{name}_of_memcpy"] = figures[f"{name}_gb_per_s"] / figures["memcpy_gb_per_s"]
         figures["dense_over_naive"] = figures["dense_gb_per_s"] / figures["naive_gb_per_s"]
         return {name: round(value, 3) for name, value in figures.items()}
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def shared_file(size: int) -> Iterator[tuple[str, np.ndarray]]:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.truncate(size)
+        yield file.name, np.memmap(file.name, np.uint8, "r+")
+
+
+def write(state: State, flat: np.ndarray) -> None:
+    """All tensors end to end, on as many threads as there are cores."""
+    parts = np.split(flat, np.cumsum([tensor.nbytes for tensor in state.values()])[:-1])
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(np.copyto, parts, map(bytes_of, state.values())))
 
 
 def seconds_of(work: Callable[[], Any], *, rounds: int = ROUNDS, warm_up: int = WARM_UP) -> float:

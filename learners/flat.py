@@ -18,8 +18,8 @@ ALIGNMENT = 64
 """Bytes; every tensor starts on a cache line, so that any dtype may view its slice."""
 
 CHUNK_BYTES = 16 * 2**20
-"""A chunk ends at the first tensor that reaches this. It stays in the processor's cache between
-being packed, hashed and stored."""
+"""Tensors travel together up to the first that reaches this, and larger ones alone. A packed chunk
+stays in the processor's cache between being packed, hashed and stored."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WORDS: Mapping[str, np.dtype[Any]] = {"float32": np.dtype("<u4"), "bfloat16": np.dtype("<u2")}
@@ -41,9 +41,12 @@ def layout(state_dict: Mapping[str, torch.Tensor], *, dtype: str) -> tuple[Tenso
 
 
 def cut(manifest: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, ...]]:
-    """The tensors of each chunk."""
+    """The tensors of each chunk. A large one is alone, since it may be sent as it lies."""
     members: list[TensorSpec] = []
     for spec in manifest:
+        if members and num_bytes(spec) >= CHUNK_BYTES:
+            yield tuple(members)
+            members = []
         members.append(spec)
         if end_of(spec) - members[0].offset >= CHUNK_BYTES:
             yield tuple(members)

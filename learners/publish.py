@@ -104,7 +104,7 @@ class WeightPublisher:
         changed = total = 0
         for spec, at in sampled:
             new, old = self._compare(state_dict[spec.name], spec, at, scratch)
-            changed += int(np.count_nonzero(new != old))
+            changed += delta.changed(new, old).size
             total += new.size
         return changed / max(1, total)
 
@@ -117,9 +117,8 @@ class WeightPublisher:
         alone = (
             len(members) == 1 and num_bytes(members[0]) == end_of(members[0]) - members[0].offset
         )
-        if self._mode == "dense" and alone and _lies_ready(first, DTYPES[self._dtype]):
-            as_it_lies: np.ndarray = first.reshape(-1).view(torch.uint8).numpy()
-            return as_it_lies
+        if self._mode == "dense" and alone and self._lies_ready(first):
+            return _bytes_of(first)
         for spec in members:
             view(self._flat, spec, start=0).copy_(state_dict[spec.name].detach())
         return self._flat[members[0].offset : end_of(members[-1])]
@@ -135,7 +134,7 @@ class WeightPublisher:
             first = (spec.offset - members[0].offset) // self._word.itemsize
             for at in _block_starts(spec):
                 new, old = self._compare(state_dict[spec.name], spec, at, scratch)
-                changed = np.flatnonzero(new != old)
+                changed = delta.changed(new, old)
                 positions.append(changed + (first + at))
                 differences.append(new[changed] - old[changed])
                 old[changed] = new[changed]
@@ -144,19 +143,26 @@ class WeightPublisher:
     def _compare(
         self, tensor: torch.Tensor, spec: TensorSpec, at: int, scratch: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The bits of one block of a tensor, now (in `scratch`) and in the buffer, which can be
-        written."""
+        """The bits of one block of a tensor, now (where it lies, or in `scratch`) and in the
+        buffer, which can be written."""
         whole = self._flat[spec.offset : spec.offset + num_bytes(spec)].view(self._word)
         old = whole[at : at + _BLOCK_WORDS]
-        new = scratch[: old.size]
         block = tensor.detach().reshape(-1)[at : at + _BLOCK_WORDS]
+        if self._lies_ready(block):
+            return _bytes_of(block).view(self._word), old
+        new = scratch[: old.size]
         torch.from_numpy(new.view(np.uint8)).view(DTYPES[self._dtype]).copy_(block)
         return new, old
 
+    def _lies_ready(self, tensor: torch.Tensor) -> bool:
+        """Its memory holds what is sent."""
+        on_cpu = tensor.dtype == DTYPES[self._dtype] and tensor.device.type == "cpu"
+        return on_cpu and bool(tensor.is_contiguous())
 
-def _lies_ready(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
-    on_cpu = tensor.dtype == dtype and tensor.device.type == "cpu"
-    return on_cpu and bool(tensor.is_contiguous())
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = tensor.reshape(-1).view(torch.uint8).numpy()
+    return found
 
 
 def _block_starts(spec: TensorSpec) -> Iterator[int]:

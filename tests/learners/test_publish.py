@@ -79,10 +79,11 @@ def test_every_tensor_starts_on_a_cache_line_inside_one_chunk() -> None:
     update, payload = publish(state)
     assert [spec.offset for spec in update.manifest] == [0, 64, 192, 192 + CHUNK_BYTES]
     assert [(c.start, c.stop) for c in update.chunks] == [
-        (0, 192 + CHUNK_BYTES),
+        (0, 192),
+        (192, 192 + CHUNK_BYTES),
         (192 + CHUNK_BYTES, 384 + CHUNK_BYTES),
     ]
-    assert [part.size for part in payload] == [192 + CHUNK_BYTES, 3 * ALIGNMENT]
+    assert [part.size for part in payload] == [3 * ALIGNMENT, CHUNK_BYTES, 3 * ALIGNMENT]
     received = receive(update, payload)
     assert all(torch.equal(received[name], state[name]) for name in state)
 
@@ -128,11 +129,11 @@ def test_a_large_tensor_that_lies_ready_is_sent_without_a_copy() -> None:
         dtype="float32", store=lambda part: stored.append(part.ctypes.data) or part.copy()
     )
     large, small = torch.randn(CHUNK_BYTES // 4), torch.randn(16)
-    update, payload = publisher.publish({"large": large, "small": small}, version=1)
+    state = {"before": small, "large": large, "after": small}
+    update, payload = publisher.publish(state, version=1)
     assert large.data_ptr() in stored
     received = receive(update, payload)
-    assert torch.equal(received["large"], large)
-    assert torch.equal(received["small"], small)
+    assert all(torch.equal(received[name], state[name]) for name in state)
 
 
 def test_a_payload_of_another_form_is_refused() -> None:
@@ -167,6 +168,21 @@ def test_a_difference_of_any_bits_comes_back(old: list[int], new: list[int], wid
     encoded = delta.encode(changed, after[changed] - before[changed])
     delta.apply(encoded, before)
     assert before.tolist() == after.tolist()
+
+
+@given(
+    size=st.integers(0, 40),
+    where=st.sets(st.integers(0, 39)),
+    width=st.sampled_from([np.uint16, np.uint32]),
+    start=st.integers(0, 3),
+)
+def test_changed_words_are_found_in_any_place(
+    size: int, where: set[int], width: Any, start: int
+) -> None:
+    new, old = np.zeros(44, width)[start : start + size], np.zeros(44, width)[:size]
+    chosen = sorted(index for index in where if index < size)
+    new[chosen] = 256
+    assert delta.changed(new, old).tolist() == chosen
 
 
 def test_a_small_step_costs_a_small_part_of_the_dense_bytes() -> None:
