@@ -32,9 +32,11 @@ class MicroBatch:
     is_image: torch.Tensor
     """[1, T] int32: 1 on image placeholders, from which the model derives its 3-D positions."""
     pixel_values: torch.Tensor | None
-    """[num_patches, patch_dim] float32, images in the order of their placeholders."""
+    """[num_patches, patch_dim] float32: each different image once."""
     image_grid_thw: torch.Tensor | None
-    """[num_images, 3]"""
+    """[num_different, 3]"""
+    shown: torch.Tensor
+    """[num_images] number of the image that stands at each place, in the order of placeholders."""
     predicting: torch.Tensor
     """[N] position that predicts each sampled token; those of one prompt may be the same."""
     sequences: torch.Tensor
@@ -48,6 +50,14 @@ class MicroBatch:
     """[N] bool: an image stands before the token."""
     temperature: float
     banned_ids: tuple[int, ...]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.shown)
+
+    @property
+    def num_encoded(self) -> int:
+        return 0 if self.image_grid_thw is None else len(self.image_grid_thw)
 
     def to(self, device: torch.device) -> "MicroBatch":
         tensors = {
@@ -77,7 +87,8 @@ def build_micro_batch(
         [_places(n, sample, layout.starts[n]) for n, sample in enumerate(samples)], axis=1
     )
     seen = [image for sample in samples for image in sample.images]
-    vision = chat.vision_inputs(seen, images) if seen else None
+    numbers = {image: number for number, image in enumerate(dict.fromkeys(seen))}
+    vision = chat.vision_inputs(list(numbers), images) if seen else None
     input_ids = torch.tensor([layout.token_ids])
     return MicroBatch(
         input_ids=input_ids,
@@ -85,6 +96,7 @@ def build_micro_batch(
         is_image=(input_ids == chat.image_id).int(),
         pixel_values=torch.from_numpy(vision.pixel_values) if vision else None,
         image_grid_thw=torch.from_numpy(vision.grid_thw) if vision else None,
+        shown=torch.tensor([numbers[image] for image in seen], dtype=torch.int64),
         predicting=torch.from_numpy(places[1]),
         sequences=torch.from_numpy(places[0]),
         targets=_sampled(samples, [s.token_ids for s in samples], torch.int64),

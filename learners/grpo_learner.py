@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,8 +47,17 @@ from learners.packing import plan_packs
 from learners.publish import WeightPublisher
 from learners.samples import build_sample
 
-Pass = tuple[float, TokenTrace]
-"""Of one pack: its sum of the loss, not yet divided by the normaliser, and its trace."""
+
+class Pass(NamedTuple):
+    """What forward and backward of one pack leave behind."""
+
+    loss: float
+    """Its sum, not yet divided by the normaliser."""
+    trace: TokenTrace
+    images: int
+    """Places where one stands."""
+    encoded: int
+    """Different images, which the vision tower saw."""
 
 
 @dataclass(slots=True)
@@ -186,7 +195,7 @@ class GrpoLearner:
             for share in shares
         ]
         anchors = peers.together(lambda: self._anchors(plans))[peers.rank()]
-        early, traces = begun.passes, [trace for _, trace in begun.passes]
+        early, everything = begun.passes, list(begun.passes)
         losses: list[float] = []
         norms: list[float] = []
         lr = 0.0
@@ -194,22 +203,24 @@ class GrpoLearner:
             accumulate = partial(self._accumulate, plan, anchor=anchor)
             total = normaliser(share, mode=self._settings.aggregation)
             passes = [done for learner in peers.together(accumulate) for done in learner]
-            traces += [trace for _, trace in passes]
+            everything += passes
             lr = warmup_lr(
                 self._engine.step_count,
                 base=self._settings.lr,
                 warmup_steps=self._settings.warmup_steps,
             )
             norms.append(self._engine.step(lr=lr, divide_by=total))
-            losses.append(sum(loss for loss, _ in early + passes) / total)
+            losses.append(sum(done.loss for done in early + passes) / total)
             early = []
         return {
             "loss": sum(losses) / len(losses),
             "grad_norm": sum(norms) / len(norms),
             "lr": lr,
             "optimizer_steps": float(len(shares)),
-            "micro_batches": float(len(traces)),
-            **summarise(traces),
+            "micro_batches": float(len(everything)),
+            "images": float(sum(done.images for done in everything)),
+            "images_encoded": float(sum(done.encoded for done in everything)),
+            **summarise([done.trace for done in everything]),
         }
 
     def _plan(self, share: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
@@ -241,7 +252,7 @@ class GrpoLearner:
                 normaliser=1.0,
             )
             self._engine.backward(loss)
-            passes.append((loss.item(), trace))
+            passes.append(Pass(loss.item(), trace, batch.num_images, batch.num_encoded))
         return passes
 
     def _anchors(self, plans: list[list[list[TrainingSample]]]) -> list[list[torch.Tensor] | None]:

@@ -8,6 +8,7 @@ when the folder holds no Qwen3-VL model.
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -47,8 +48,7 @@ class PolicyModel(torch.nn.Module):
         output = self.lm.model(
             input_ids=batch.input_ids,
             position_ids=self._position_ids(batch),
-            pixel_values=batch.pixel_values,
-            image_grid_thw=batch.image_grid_thw,
+            mm_encoder_outputs=self._image_features(batch),
             segments=batch.segments,
             use_cache=False,
         )
@@ -61,9 +61,26 @@ class PolicyModel(torch.nn.Module):
         )
         return scores.logprobs, scores.entropy
 
+    def _image_features(self, batch: MicroBatch) -> dict[str, Any]:
+        """Of each different image once, then given to every place where it stands: in the input
+        and, as deepstack features, in the first layers."""
+        if batch.pixel_values is None:
+            return {}
+        features = self.lm.model.get_image_features(
+            batch.pixel_values, batch.image_grid_thw, return_dict=True
+        )
+        shown = batch.shown.tolist()
+        features.pooler_output = [features.pooler_output[n] for n in shown]
+        features.deepstack_features = [
+            [layer[n] for n in shown] for layer in features.deepstack_features
+        ]
+        return {"image": features}
+
     def _position_ids(self, batch: MicroBatch) -> torch.Tensor:
         """[4, 1, T]: text, time, height, width; each sequence starts again at 0."""
-        grids, columns, first = batch.image_grid_thw, [], 0
+        different = batch.image_grid_thw
+        grids = None if different is None else different[batch.shown]
+        columns, first = [], 0
         for segment in batch.segments:
             ids = segment.take(batch.input_ids, 1)
             after = first + segment.num_images

@@ -62,7 +62,7 @@ def test_a_shared_prompt_stands_once_and_predicts_the_first_token_of_every_membe
     assert batch.targets.tolist() == [8, 9, 8, 10]
 
 
-def test_images_keep_the_order_of_their_placeholders(chat: ChatFormat) -> None:
+def test_an_image_seen_twice_is_there_once_and_named_at_every_place(chat: ChatFormat) -> None:
     store = MemoryImageStore()
     red, blue = see(chat, store, (255, 0, 0)), see(chat, store, (0, 0, 255))
     pads = (chat.image_id,) * red.num_tokens
@@ -71,13 +71,30 @@ def test_images_keep_the_order_of_their_placeholders(chat: ChatFormat) -> None:
         make_sample(prompt_ids=(5, *pads), completion_ids=(8,), images=(red,)),
     ]
     batch = build_micro_batch(samples, chat=chat, images=store)
-    expected = chat.vision_inputs([blue, red, red], store)
+    expected = chat.vision_inputs([blue, red], store)
     assert batch.pixel_values is not None
     assert batch.image_grid_thw is not None
     assert torch.equal(batch.pixel_values, torch.from_numpy(expected.pixel_values))
     assert batch.image_grid_thw.tolist() == expected.grid_thw.tolist()
+    assert batch.shown.tolist() == [0, 1, 1]
     assert batch.after_image.all()
     assert batch.is_image.sum() == 3 * red.num_tokens
+
+
+def test_equal_pixels_of_another_shape_are_another_image(chat: ChatFormat) -> None:
+    """Of one colour, wide and tall images have the same patches and so the same digest."""
+    store = MemoryImageStore()
+    wide, tall = (
+        chat.see(store.put(data), data)
+        for data in (png_bytes((9, 9, 9), size=size) for size in ((64, 32), (32, 64)))
+    )
+    assert wide.pixel_digest == tall.pixel_digest
+    pads = (chat.image_id,) * wide.num_tokens
+    sample = make_sample(prompt_ids=(5, *pads, 6, *pads), images=(wide, tall))
+    batch = build_micro_batch([sample], chat=chat, images=store)
+    assert batch.image_grid_thw is not None
+    assert batch.image_grid_thw.tolist() == [list(wide.grid_thw), list(tall.grid_thw)]
+    assert batch.shown.tolist() == [0, 1]
 
 
 def test_only_tokens_behind_an_image_count_as_after_it(chat: ChatFormat) -> None:

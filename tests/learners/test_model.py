@@ -1,10 +1,13 @@
 """A packed forward pass against plain transformers, one sequence at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 import learners.head
 from core.config import build_config
@@ -21,11 +24,11 @@ from tests.tiny_model import build_tiny_policy
 PROMPT = 12
 """Tokens of a first prompt."""
 STORE = MemoryImageStore()
-SHAPES = [  # ordinal, then text tokens (int) and images (side) in turn; what was sampled is text
-    (0, [5, "32", 9]),
-    (0, [17, "64", 3, "32", 40]),
+SHAPES = [  # ordinal, then text tokens (int) and images (side, name) in turn; text was sampled
+    (0, [5, "32a", 9]),
+    (0, [17, "64a", 3, "32a", 40]),
     (1, [90]),
-    (1, [4, "32", "32", 11, "64", 6]),
+    (1, [4, "32b", "32b", 11, "64a", 6, "32a", 8]),
     (2, [30]),
 ]
 
@@ -44,6 +47,7 @@ def chat(folder: Path) -> ChatFormat:
 def samples(chat: ChatFormat) -> list[TrainingSample]:
     generator = torch.Generator().manual_seed(0)
     made = []
+    pictures: dict[str, bytes] = {}
     for index, (ordinal, pieces) in enumerate(SHAPES):
         # A first prompt that the members of a group share, then turns of their own.
         ids = [40 + ordinal] * PROMPT
@@ -54,7 +58,8 @@ def samples(chat: ChatFormat) -> list[TrainingSample]:
                 mask += [1] * piece
                 continue
             color = tuple(torch.randint(0, 256, (3,), generator=generator).tolist())
-            data = png_bytes(color, size=(int(piece), int(piece)))
+            side = int(piece[:2])
+            data = pictures.setdefault(piece, png_bytes(color, size=(side, side)))
             seen = chat.see(STORE.put(data), data)
             images.append(seen)
             pads = chat.expand(chat.encode_trusted(IMAGE), [seen])
@@ -169,6 +174,34 @@ def test_a_shared_prompt_changes_no_number(
     saved = whole.input_ids.shape[1] - shared.input_ids.shape[1]
     assert saved == 2 * PROMPT
     oracle.assert_close(packed(folder, samples, chat, max_tokens=1000, share=True))
+
+
+def test_an_image_of_several_places_goes_through_the_vision_tower_once(
+    folder: Path, samples: list[TrainingSample], chat: ChatFormat, oracle: Pass
+) -> None:
+    """Members share images, and one sequence has an image twice in a row."""
+    batch = build_micro_batch(samples, chat=chat, images=STORE)
+    assert (batch.num_images, batch.num_encoded) == (7, 3)
+    patches: list[int] = []
+    with watched_vision_tower(patches):
+        oracle.assert_close(packed(folder, samples, chat, max_tokens=1000))
+    assert batch.pixel_values is not None
+    assert patches == [len(batch.pixel_values)]
+
+
+@contextmanager
+def watched_vision_tower(patches: list[int]) -> Iterator[None]:
+    """Every call of one adds the number of its patches."""
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, Qwen3VLVisionModel):
+            patches.append(len(inputs[0]))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def test_recomputed_layers_and_a_fused_head_change_no_number(
