@@ -170,6 +170,17 @@ def test_nothing_prints_and_nothing_is_mocked() -> None:
     assert (prints, mocks) == ([], [])
 
 
+def test_no_test_imports_another() -> None:
+    """What they share stands in tests/fakes, tests/builders*.py and modules like them."""
+    found = [
+        f"{name_of(path)} imports {name}"
+        for path in python_files("tests")
+        for name in imports_of(tree_of(path))
+        if name.startswith("tests.") and ".test_" in name
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("module", ["core.config", "cluster.cli"])
 def test_light_modules_import_without_the_heavy_libraries(module: str) -> None:
     code = (
