@@ -10,10 +10,8 @@ and with `RenderError` for a request that the model cannot take (references are 
 off) or a pipeline that raises.
 """
 
-import asyncio
 import inspect
 import io
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -29,12 +27,11 @@ from actors.image_models import (
     pipeline_call,
 )
 from actors.nano_pipeline import NanoEditPlusPipeline
-from core.errors import ConfigError, RenderError, boundary
-from core.places import Urgency
-from core.protocols import ImageStore
-from core.records import RenderedImage, RenderRequest
+from core.errors import ConfigError, DataError, RenderError, boundary
+from core.records import RenderRequest
 from core.sections.image_models import PipelineCallConfig
 from core.sections.scoring import RenderConfig
+from envs.images import decode_rgb
 
 _OURS: Final[dict[str, type[DiffusionPipeline]]] = {"NanoEditPlusPipeline": NanoEditPlusPipeline}
 _NEGATIVE_PROMPT: Final = " "
@@ -88,34 +85,6 @@ class Painter:
             **{names[setting]: value for setting, value in by_setting.items() if setting in names},
             **self._call.extra,
         }
-
-
-class DiffusersImageModel:
-    """Implements core.protocols.ImageModel in this process, around one pipeline."""
-
-    def __init__(self, config: RenderConfig, *, store: ImageStore) -> None:
-        self._painter = Painter(config)
-        self._store = store
-        self._busy = asyncio.Lock()
-
-    @property
-    def name(self) -> str:
-        return self._painter.name
-
-    @property
-    def max_references(self) -> int:
-        return self._painter.max_references
-
-    async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
-        """Draw on a thread; the event loop stays free. Raises RenderError."""
-        references = [self._store.get(reference) for reference in request.references]
-        async with self._busy:
-            started = time.perf_counter()
-            data = await asyncio.to_thread(self._painter.paint, request, references=references)
-            seconds = time.perf_counter() - started
-        return RenderedImage(
-            image=self._store.put(data), request=request, seconds=seconds, cached=False
-        )
 
 
 def _load(config: RenderConfig, call: PipelineCallConfig) -> DiffusionPipeline:
@@ -200,5 +169,7 @@ def _without_default(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
 
 
 def _decode(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
+    try:
+        return decode_rgb(data)
+    except DataError as error:
+        raise RenderError(f"a reference cannot be read: {error}", retryable=False) from error

@@ -212,7 +212,7 @@ def _read_data_list(response: HttpResponse) -> bytes | ImageAddress:
 def _json(response: HttpResponse) -> Mapping[str, Any]:
     try:
         value = json.loads(response.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RenderError("the reply is not JSON", error_type="BadReply") from error
     if not isinstance(value, Mapping):
         raise RenderError("the reply is not a JSON object", error_type="BadReply")

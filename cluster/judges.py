@@ -13,7 +13,7 @@ from core.errors import ConfigError, JudgeError
 from core.gemini_chat import GeminiChat
 from core.protocols import HttpClient
 from core.sections.judge import JudgeConfig
-from envs.http import AiohttpClient
+from envs.http import operators_client
 from envs.images import FileImageStore
 from rewards.model_judge import ModelJudge
 from rewards.panel import Panel
@@ -126,9 +126,4 @@ def open_http(judge: JudgeConfig, *, run_name: str) -> HttpClient:
         )
 
         return ServedHttp(served_app_name("judge", run_name=run_name))
-    # The operator names this endpoint; it may well be on a private network.
-    return AiohttpClient(
-        may_connect=lambda address: True,
-        max_connections=judge.max_in_flight,
-        max_connections_per_host=judge.max_in_flight,
-    )
+    return operators_client()

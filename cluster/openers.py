@@ -21,7 +21,7 @@ from core.config import Config, has_secret, secret
 from core.protocols import Judge
 from envs.contamination import Benchmark, ContaminationGuard
 from envs.corpus import build_corpus, is_corpus
-from envs.http import AiohttpClient
+from envs.http import AiohttpClient, operators_client
 from envs.images import FileImageStore
 from envs.nano.world import World
 from envs.store.library import Library, Usage
@@ -183,9 +183,10 @@ def open_image_api(
     return open_api_model(
         config.render,
         api_key=keys.render,
-        # The operator names this endpoint; it may well be on a private network.
-        http=AiohttpClient(may_connect=lambda address: True),
-        guarded=AiohttpClient(allow=own_host(api.base_url)),
+        http=operators_client(),
+        guarded=AiohttpClient(
+            allow=own_host(api.base_url), max_connections_per_host=api.max_in_flight
+        ),
         store=images,
         cache_path=run_dir / RENDERS,
     )

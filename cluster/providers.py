@@ -22,7 +22,7 @@ from core.sections.summariser import SummariserConfig
 from core.sections.tools import ToolsConfig
 from envs.corpus import Corpus
 from envs.guard import Guard, allowed
-from envs.http import AiohttpClient
+from envs.http import AiohttpClient, operators_client
 from envs.images import FileImageStore
 from envs.provider import ImageSearch, PageReader, SearchProvider, Summariser, TextSearch
 from envs.providers.brave import Brave
@@ -98,10 +98,7 @@ class _Opening:
         self._run_name = config.run.name
         self._keys = keys
         self._num_actors = config.cluster.search_actors  # they ask the same services side by side
-        # The operator names these addresses; they may well be on a private network.
-        self._operator = AiohttpClient(
-            may_connect=lambda address: True, max_connections=256, max_connections_per_host=64
-        )
+        self._operator = operators_client()
         self._guarded = AiohttpClient(
             allow=tools.guard.allow,
             blocked_hosts=tools.guard.blocked_hosts,

@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -34,10 +33,6 @@ class Metrics:
         if not math.isfinite(value):
             raise ValueError(f"metric {name} is {value}")
         self._values[name].append(float(value))
-
-    def add_all(self, values: Mapping[str, float], reduce: Reduce = Reduce.MEAN) -> None:
-        for name, value in values.items():
-            self.add(name, value, reduce)
 
     def flush(self) -> dict[str, float]:
         """All metrics reduced, and an empty collector."""

@@ -88,7 +88,8 @@ class AiohttpClient:
         """`allow` names private services as host:port. `may_connect(address)` is for a client whose
         URLs all come from the operator's config: it replaces the guard of addresses, names and
         ports, and every request is sent once. `first_byte_s` is how long the headers of a response
-        may take; None: as long as the whole. Raises ConfigError for a malformed `allow`."""
+        may take; None: as long as the whole. `max_connections`: 0 is any number. Raises
+        ConfigError for a malformed `allow`."""
         self._guard = Guard(
             allow=allowed(allow),
             blocked_hosts=frozenset(host.lower() for host in blocked_hosts),
@@ -198,6 +199,14 @@ class AiohttpClient:
         if not self._guard.is_reachable(address) and (address, port) not in self._pinned:
             raise PermissionError(errno.EACCES, f"connections to {address} are refused")
         return socket.socket(family, kind, protocol)
+
+
+def operators_client() -> AiohttpClient:
+    """For services that the operator names: they may well be on a private network, and how many
+    requests are in flight is settled by the Endpoint of each."""
+    return AiohttpClient(
+        may_connect=lambda address: True, max_connections=0, max_connections_per_host=0
+    )
 
 
 class _GuardedResolver(AbstractResolver):

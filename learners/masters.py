@@ -58,7 +58,7 @@ class OwnMasters:
             if parameter.grad is None:  # of a part that nothing went through; its moments decay
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item() / divide_by
+        norm = float(torch.nn.utils.get_total_norm(gradients)) / divide_by
         if not math.isfinite(norm):
             self._engine.zero_grad()
             return norm

@@ -26,7 +26,7 @@ from core.records import RolloutId, Task, Trajectory
 from envs.chat import ChatFormat
 from envs.chat_policy import ChatPolicy
 from envs.episode import EpisodeLimits, run_episode
-from envs.http import AiohttpClient
+from envs.http import operators_client
 from envs.images import FileImageStore
 from envs.prompts import system_prompt
 
@@ -119,10 +119,8 @@ def _endpoint_policy(config: Config, keys: Keys, images: FileImageStore) -> Chat
         deadline_s=agent.deadline_s,
         max_tries=agent.max_tries,
     )
-    # The operator names this endpoint; it may well be on a private network.
-    http = AiohttpClient(may_connect=lambda address: True)
     model = OpenAIChat(
-        Endpoint(http, name=f"agent {agent.model}", limits=limits, error=InfraError),
+        Endpoint(operators_client(), name=f"agent {agent.model}", limits=limits, error=InfraError),
         base_url=agent.base_url,
         model=agent.model,
         api_key=keys.agent,

@@ -1,5 +1,6 @@
 """The nano pipeline and the painter around it, with a tiny random network."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.diffusion import DiffusersImageModel, Painter
+from actors.diffusion import Painter
 from actors.image_models import image_model_name
 from actors.nano_pipeline import (
     NanoEditPlusPipeline,
@@ -19,12 +20,10 @@ from actors.nano_pipeline import (
     to_patches,
 )
 from core.errors import ConfigError, RenderError
-from core.records import RenderRequest
 from core.sections.scoring import RenderConfig
 from envs.nano.flags import Flag, draw, encode_png
 from tests.builders import make_image_ref, make_render_request, png_bytes
 from tests.builders_diffusion import save_nano_pipeline
-from tests.fakes.images import MemoryImageStore
 
 FLAG = Flag(
     layout="halves",
@@ -134,32 +133,27 @@ def test_the_painter_is_a_pure_function_of_the_request(folder: Path) -> None:
 
 def test_the_painter_attributes_what_a_pipeline_raises(folder: Path) -> None:
     request = make_render_request(references=(make_image_ref(),))
-    with pytest.raises(RenderError, match="UnidentifiedImageError"):
+    with pytest.raises(RenderError, match="8 bytes are not a whole PNG"):
         Painter(config(folder)).paint(request, references=[b"no image"])
     with pytest.raises(RenderError, match="draws 32x32"):
         Painter(config(folder, width=64, height=64)).paint(make_render_request(), references=[])
 
 
-async def test_the_image_model_keeps_its_picture_in_the_store(folder: Path) -> None:
-    store = MemoryImageStore()
-    model = DiffusersImageModel(config(folder), store=store)
-    reference = store.put(png_bytes())
-    request = make_render_request(model=model.name, references=(reference,))
-    rendered = await model.render(request)
-    assert (rendered.image.width, rendered.image.height) == (32, 32)
-    assert rendered.request == request
-    assert not rendered.cached
-    assert store.get(rendered.image).startswith(b"\x89PNG")
+def test_a_see_through_reference_is_drawn_from_as_the_policy_saw_it(folder: Path) -> None:
+    """Laid on white, whatever colour stands behind the transparency."""
+    painter, request = Painter(config(folder)), make_render_request(references=(make_image_ref(),))
+    buffer = io.BytesIO()
+    Image.new("RGBA", (32, 32), (0, 0, 255, 0)).save(buffer, format="PNG")
+    clear, white = buffer.getvalue(), png_bytes((255, 255, 255))
+    assert painter.paint(request, references=[clear]) == painter.paint(request, references=[white])
 
 
-async def test_too_many_references_are_refused_not_cut_off(folder: Path) -> None:
-    store = MemoryImageStore()
-    model = DiffusersImageModel(config(folder), store=store)
-    assert model.max_references == 3
-    references = tuple(store.put(png_bytes((shade, 0, 0))) for shade in range(4))
-    request: RenderRequest = make_render_request(references=references)
+def test_too_many_references_are_refused_not_cut_off(folder: Path) -> None:
+    painter = Painter(config(folder))
+    assert painter.max_references == 3
+    request = make_render_request(references=(make_image_ref(),) * 4)
     with pytest.raises(RenderError, match="4 reference images") as error:
-        await model.render(request)
+        painter.paint(request, references=[png_bytes()] * 4)
     assert not error.value.retryable
 
 

@@ -18,7 +18,7 @@ def test_each_reduction_reduces_as_named() -> None:
 
 def test_a_flush_empties_the_collector() -> None:
     metrics = Metrics()
-    metrics.add_all({"a": 1.0, "b": 2.0}, Reduce.SUM)
+    metrics.add("a", 1.0, Reduce.SUM)
     metrics.flush()
 
     assert metrics.flush() == {}
