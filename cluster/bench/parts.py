@@ -24,6 +24,7 @@ from cluster.plan.placement import (
 )
 from core.config import Config
 from core.protocols import ImageModel
+from core.sections.judge import JudgeConfig
 from envs.images import FileImageStore
 
 
@@ -76,13 +77,19 @@ def _image_model(
 
 def _scorer(plan: EvalPlan, config: Config, keys: Keys) -> Scorer:
     run_dir = config.run_dir.resolve()
-    settings = f"{config.judge.votes} votes, {config.judge.max_side} pixels"
+    settings = judge_settings(config.judge)
     if plan.benchmark == "wise":
         wise = open_wise_judge(config, run_dir, api_key=keys.judge, edition=plan.edition)
         return WiseScorer(judge=wise, edition=plan.edition, settings=settings)
     with_text = plan.reads_answer and config.reward.text_weight > 0
     judge = open_judge(config, run_dir, keys)
     return KScoreScorer(judge=judge, with_text=with_text, settings=settings)
+
+
+def judge_settings(judge: JudgeConfig) -> str:
+    """What else decides its grades; two addresses may serve different models under one name."""
+    at = f" at {judge.base_url.rstrip('/')}" if judge.base_url else ""
+    return f"{judge.votes} votes, {judge.max_side} pixels{at}"
 
 
 def _agent(

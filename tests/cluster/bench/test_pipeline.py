@@ -9,11 +9,13 @@ import pytest
 
 from cluster.bench.agents import EpisodeAgent, RawPrompt
 from cluster.bench.journal import Journals
+from cluster.bench.parts import judge_settings
 from cluster.bench.pipeline import Makers, Pipeline, Width
 from cluster.bench.rows import RowResult
 from cluster.bench.scorers import KScoreScorer
 from core.protocols import ImageVerdict
 from core.records import AnswerError, Failure, RolloutId, Stage, StopReason, Task, Trajectory
+from core.sections.judge import JudgeConfig
 from core.sections.scoring import RenderConfig
 from envs.benchmarks import BenchTask
 from tests.builders import make_answer, make_failure, make_seen_image, make_trajectory, png_bytes
@@ -279,3 +281,11 @@ async def test_an_episode_is_kept_as_messages_and_references(world: World) -> No
     assert first.played.messages[3].images == (seen.ref,)
     assert first.played.values["tool_calls"] == 1.0
     assert isinstance(first.item, BenchTask)
+
+
+def test_whatever_decides_a_judges_grades_is_told_of_it() -> None:
+    changes: list[dict[str, Any]] = [
+        *({}, {"votes": 3}, {"max_side": 64}, {"base_url": "http://a.test/v1"}),
+        {"base_url": "http://b.test/v1"},
+    ]
+    assert len({judge_settings(JudgeConfig(**change)) for change in changes}) == len(changes)
