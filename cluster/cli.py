@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from cluster.bench.commands import app as eval_app
-from cluster.console import Overrides, Recipe, clear_errors, console
+from cluster.console import Overrides, Recipe, clear_errors, console, tell
 from cluster.corpus_commands import corpus_app
 from cluster.quiet import quiet_ray
 from cluster.signals import stopped_like_ctrl_c
@@ -89,7 +89,7 @@ def sft(recipe: Recipe = "nano", overrides: Overrides = None) -> None:
 
         with stopped_like_ctrl_c():
             policy = fine_tune(config, console=console)
-    console.print(f"policy: {policy}\nuse it: gensearcher train policy.path={policy}")
+    tell(f"policy: {policy}\nuse it: gensearcher train policy.path={policy}")
 
 
 @app.command()
@@ -114,7 +114,7 @@ def compare(
         typer.echo(json.dumps(comparison_json(found), indent=2))
     else:
         console.print(draw_comparison(found))
-        console.print(f"report: {page.resolve()}")
+        tell(f"report: {page.resolve()}")
 
 
 @app.command()
@@ -208,8 +208,7 @@ def _train(config: Config, *, recipe: str, fresh: bool) -> None:
         console.print(draw_memory(plan))
 
     summary = train_run(config, resume=not fresh, console=console)
-    console.print(f"report: {summary.with_name('report.html').resolve()}")
-    console.print(f"summary: {summary.resolve()}")
+    tell(f"report: {summary.with_name('report.html').resolve()}\nsummary: {summary.resolve()}")
 
 
 def _get_ready(config: Config, *, recipe: str, fresh: bool) -> None:
@@ -220,7 +219,7 @@ def _get_ready(config: Config, *, recipe: str, fresh: bool) -> None:
     refuse_unready(config, recipe=recipe)
     if fresh:
         if (other := set_aside(config.run_dir)) is not None:
-            console.print(f"the earlier run is kept in {other}")
+            tell(f"the earlier run is kept in {other}")
         return
     done = steps_done(config.run_dir)
     if done is not None and done >= config.train.steps:

@@ -25,6 +25,11 @@ Overrides = Annotated[
 ]
 
 
+def tell(text: str) -> None:
+    """Lines with paths and commands, which stay whole for whoever copies them."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Bad input ends in one red sentence; anything unexpected keeps its traceback."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.bench.choices import STAGES, AgentKind, Missing, Stage
-from cluster.console import Overrides, Recipe, clear_errors, console, errors
+from cluster.console import Overrides, Recipe, clear_errors, console, errors, tell
 from core.config import Config, load_config
 from core.errors import ConfigError
 from core.sections.run import RUN_NAME
@@ -213,7 +213,7 @@ def _evaluate(plan: "EvalPlan", config: Config, *, as_json: bool) -> None:
         typer.echo(json.dumps(tree, indent=2))
     else:
         console.print(draw_evaluation(tree))
-        console.print(f"report: {(config.run_dir / 'report.html').resolve()}")
+        tell(f"report: {(config.run_dir / 'report.html').resolve()}")
     missing = tree["n"] - tree["scored"]
     if plan.missing == "fail" and plan.judges and missing:
         lost = "1 task has" if missing == 1 else f"{missing} tasks have"

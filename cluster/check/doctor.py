@@ -118,7 +118,7 @@ def check_gpus(
     gib = _gpu_gib_needed(plan)
     there = sum(size >= gib for size in machine.gpu_gib)
     each = f" of {gib:.0f} GiB" if gib else ""
-    detail = f"{needed:g} GPUs{each} are needed, {there} are here"
+    detail = f"at least {needed:g} GPUs{each} are needed, {there} are here"
     mend = "run on such a machine, join a cluster (cluster.address), or take --recipe nano"
     return _result("gpu", there >= needed, detail, mend)
 

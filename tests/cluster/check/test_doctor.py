@@ -130,7 +130,7 @@ def test_a_gpu_for_a_served_model_holds_its_weights_and_its_cache() -> None:
 
     found = doctor.check_gpus(config, plan, LAPTOP, joined=None)
 
-    assert (found.ok, found.detail) == (False, "1 GPUs of 17 GiB are needed, 0 are here")
+    assert (found.ok, found.detail) == (False, "at least 1 GPUs of 17 GiB are needed, 0 are here")
     small, large = (replace(LAPTOP, gpu_gib=(size,)) for size in (16.0, 24.0))
     assert not doctor.check_gpus(config, plan, small, joined=None).ok
     assert doctor.check_gpus(config, plan, large, joined=None).ok
