@@ -31,7 +31,6 @@ BATCH_SIZE: Final = 1
 """Edit-Plus pipelines take one prompt at a time."""
 
 
-@serve.deployment(name="RenderActor", max_ongoing_requests=BATCH_SIZE)
 class RenderActor:
     """One replica, one pipeline."""
 
@@ -76,7 +75,8 @@ def deploy_render(
     config = _with_absolute_path(config)
     name = image_model_name(config)
     serve.start(proxy_location="Disabled")
-    app = RenderActor.options(**_deployment_options(config)).bind(config, cache_path.parent)
+    deployment = serve.deployment(RenderActor).options(**_deployment_options(config))
+    app = deployment.bind(config, cache_path.parent)
     try:
         handle = serve.run(app, name=app_name, route_prefix=None)
     except RuntimeError as error:
@@ -101,19 +101,22 @@ def stop_render(app_name: str) -> None:
 
 
 def _deployment_options(config: RenderConfig) -> dict[str, Any]:
-    resources = {
-        "num_cpus": config.num_cpus_per_replica,
-        "num_gpus": config.num_gpus_per_replica,
+    options: dict[str, Any] = {
+        "max_ongoing_requests": BATCH_SIZE,
+        "ray_actor_options": {
+            "num_cpus": config.num_cpus_per_replica,
+            "num_gpus": config.num_gpus_per_replica,
+        },
     }
     if config.min_replicas == config.max_replicas:
-        return {"num_replicas": config.max_replicas, "ray_actor_options": resources}
+        return options | {"num_replicas": config.max_replicas}
     scaling = {
         "min_replicas": config.min_replicas,
         "initial_replicas": max(config.min_replicas, 1),
         "max_replicas": config.max_replicas,
         "target_ongoing_requests": BATCH_SIZE,
     }
-    return {"autoscaling_config": scaling, "ray_actor_options": resources}
+    return options | {"autoscaling_config": scaling}
 
 
 def _with_absolute_path(config: RenderConfig) -> RenderConfig:

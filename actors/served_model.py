@@ -30,7 +30,6 @@ START_TIMEOUT_S: Final = 1800.0
 """Loading a large model over a network takes minutes."""
 
 
-@serve.deployment(name="ServedModel", health_check_timeout_s=60)
 class ServedModel:
     """One replica, one vLLM engine."""
 
@@ -104,7 +103,7 @@ def deploy_model(config: ServedConfig, *, app_name: str) -> None:
     if path.exists():  # replicas run in another folder; a path that is not here is a hub id
         config = config.model_copy(update={"path": str(path.resolve())})
     serve.start(proxy_location="Disabled")
-    app = ServedModel.options(**_deployment_options(config)).bind(config)
+    app = serve.deployment(ServedModel).options(**_deployment_options(config)).bind(config)
     try:
         serve.run(app, name=app_name, route_prefix=None)
     except RuntimeError as error:
@@ -125,6 +124,7 @@ def stop_model(app_name: str) -> None:
 
 def _deployment_options(config: ServedConfig) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "health_check_timeout_s": 60,
         "max_ongoing_requests": config.max_ongoing,
         "ray_actor_options": {
             "num_cpus": config.num_cpus_per_replica,
