@@ -54,6 +54,7 @@ def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckRes
         check_model_files(config),
         check_dataset(config),
         check_image_model(config),
+        check_judge(config),
         check_judge_key(config),
         check_search_key(config),
         check_corpus(config),
@@ -216,6 +217,17 @@ def check_image_model(config: Config) -> CheckResult:
     if not (variable := api_key_variable(config.render)):
         return _result("image_model", True, f"{name} is asked without a key")
     return check_key("image_model", variable, name)
+
+
+def check_judge(config: Config) -> CheckResult:
+    """The pixel judge cannot read other pictures than the nano world's."""
+    source, kind = config.tasks.source, config.judge.kind
+    return _result(
+        "judge",
+        kind != "pixels" or source == "nano",
+        f"judge.kind={kind} grades tasks of tasks.source={source}",
+        "set judge.kind=openai and judge.model: pixels reads only the flags of the nano world",
+    )
 
 
 def check_judge_key(config: Config) -> CheckResult:

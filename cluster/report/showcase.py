@@ -156,5 +156,6 @@ def _ending(trajectory: Trajectory, outcome: Score | Failure) -> str:
     if isinstance(outcome, Failure):
         return f"not scored: {outcome.stage} failed ({outcome.message})"
     if isinstance(trajectory.answer, AnswerError):
-        return f"{trajectory.stop_reason}: {trajectory.answer.reason}"
+        stop_reason = trajectory.stop_reason.replace("_", " ")
+        return f"{stop_reason}: {trajectory.answer.reason}"
     return "answered"

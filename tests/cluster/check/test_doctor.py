@@ -187,6 +187,14 @@ def test_a_bad_dataset_row_is_found_before_the_run(tmp_path: Path) -> None:
     assert "row 0: prompt" in result.detail
 
 
+def test_a_judge_that_cannot_read_the_tasks_pictures_is_found_before_the_run() -> None:
+    result = doctor.check_judge(config_of(tasks={"source": "rl_data", "path": "rl_data.json"}))
+
+    assert not result.ok
+    assert "judge.kind=openai" in result.mend
+    assert doctor.check_judge(config_of()).ok
+
+
 def test_a_key_that_is_set_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.setenv("SERPER_API_KEY", "k")
