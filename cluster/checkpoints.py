@@ -49,15 +49,6 @@ class Checkpoints:
         self._begun: tuple[Path, Path] | None = None
         """A draft whose learner's part is being written, and its place."""
 
-    def save(
-        self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
-    ) -> Path:
-        """`begin` and `finish` at once, for a learner that has written when it returns."""
-        self.begin(state=state, config=config, save_learner=save_learner)
-        path = self.finish()
-        assert path is not None
-        return path
-
     def begin(
         self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
     ) -> None:

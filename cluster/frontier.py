@@ -53,9 +53,9 @@ class Frontier:
         max_staleness: int,
         total_steps: int,
         state: FrontierState | None = None,
-        teaches: Callable[[Group], bool] | None = None,
+        teaches: Callable[[Group], bool],
     ) -> None:
-        """`teaches`: whether the learner makes a gradient of a group; None: if scores differ."""
+        """`teaches`: whether the learner makes a gradient of a group."""
         state = state or FrontierState(step=0, next_ordinal=0)
         self._groups_per_step = groups_per_step
         self._max_staleness = max_staleness
@@ -70,7 +70,7 @@ class Frontier:
         self._reissue = sorted(set(state.pending) - set(self._under_way))
         self._taken: tuple[int, ...] = ()
         self._ends_without_gradient = 0
-        self._teaches = teaches or has_spread
+        self._teaches = teaches
 
     @property
     def step(self) -> int:
@@ -156,9 +156,3 @@ class Frontier:
             del self._under_way[ordinal]
         self._taken = ()
         self._step += 1
-
-
-def has_spread(group: Group) -> bool:
-    """Whether at least two members scored, and not all the same."""
-    values = [m.outcome.value for m in group.scored if isinstance(m.outcome, Score)]
-    return len(values) >= 2 and max(values) - min(values) > 1e-6

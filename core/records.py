@@ -355,6 +355,12 @@ class Group:
         """Members that count: with a Score, and not masked."""
         return tuple(m for m in self.members if isinstance(m.outcome, Score) and not m.masked)
 
+    @property
+    def has_spread(self) -> bool:
+        """Whether at least two members scored, and not all the same."""
+        values = [m.outcome.value for m in self.scored if isinstance(m.outcome, Score)]
+        return len(values) >= 2 and max(values) - min(values) > 1e-6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSample:

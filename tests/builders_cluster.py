@@ -1,9 +1,15 @@
 """Builders of what stands around the controller. Every argument of a record has a valid default."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from actors.stats import EngineCounts, EngineStats, Gauges
+from cluster.checkpoints import Checkpoints
+from cluster.frontier import FrontierState
 from cluster.grading import Grader
 from cluster.track.status import Status
 from cluster.track.timeline import Timeline
+from core.config import Config
 from core.protocols import ImageModel, Judge
 from core.sections.scoring import RenderConfig
 from rewards.reward import DualReward
@@ -17,6 +23,20 @@ def make_grader(judge: Judge, image_model: ImageModel) -> Grader:
         masked_reasons=(),
         timeline=Timeline(lambda span: None),
     )
+
+
+def save_whole(
+    checkpoints: Checkpoints,
+    *,
+    state: FrontierState,
+    config: Config,
+    save_learner: Callable[[str], int],
+) -> Path:
+    """Begun and finished at once, for a learner that has written when `save_learner` returns."""
+    checkpoints.begin(state=state, config=config, save_learner=save_learner)
+    path = checkpoints.finish()
+    assert path is not None
+    return path
 
 
 def make_status(**changes: object) -> Status:

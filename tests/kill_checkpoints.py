@@ -25,6 +25,7 @@ from core.config import Config
 from core.files import watched_writes
 from learners.checkpoint import TrainState, load_checkpoint, policy_folder, save_checkpoint
 from tests.builders import make_group, make_task
+from tests.builders_cluster import save_whole
 
 STEPS, GROUPS, KILLED_AT = 5, 2, 3
 WEIGHTS = "model.safetensors"
@@ -46,6 +47,7 @@ class Run:
             max_staleness=1,
             total_steps=STEPS,
             state=None if latest is None else read_frontier(latest),
+            teaches=lambda group: group.has_spread,
         )
         if latest is not None:
             self.restore(latest / LEARNER)
@@ -70,8 +72,11 @@ class Run:
                 self.save()  # again, as Ctrl-C right after a checkpoint does
 
     def save(self) -> None:
-        self.checkpoints.save(
-            state=self.frontier.state, config=Config(), save_learner=self.save_learner
+        save_whole(
+            self.checkpoints,
+            state=self.frontier.state,
+            config=Config(),
+            save_learner=self.save_learner,
         )
 
     def save_learner(self, folder: str) -> int:

@@ -14,6 +14,7 @@ from cluster.bench.plan import EvalPlan
 from cluster.check.doctor import (
     CheckResult,
     check_image_model,
+    check_judge,
     check_judge_key,
     check_key,
     check_model_files,
@@ -52,6 +53,8 @@ def refuse_unready(plan: EvalPlan, config: Config) -> None:
     if renders:
         checks.append(check_image_model(config))
     if plan.judges:
+        if plan.benchmark == "nano":  # the recipe's own tasks, which need not be the nano world's
+            checks.append(check_judge(config))
         checks.append(check_judge_key(config))
     refuse(checks)
 

@@ -7,7 +7,7 @@ over consumed groups alone would leave out what the policy does always well or a
 from collections.abc import Iterator, Sequence
 from statistics import fmean, pstdev
 
-from cluster.frontier import Ending, has_spread
+from cluster.frontier import Ending
 from cluster.members import oldest_version
 from core.metrics import Metrics, Reduce
 from core.records import Answer, Failure, Group, Member, Score, Stage, StopReason, Trajectory
@@ -43,7 +43,7 @@ def _add_group(metrics: Metrics, group: Group) -> None:
     if values:
         metrics.add("reward/group_mean", fmean(values))
         metrics.add("reward/group_std", pstdev(values))
-        metrics.add("groups/with_spread", has_spread(group))
+        metrics.add("groups/with_spread", group.has_spread)
     for member in group.members:
         if isinstance(member.outcome, Failure):
             metrics.add(f"failures/{member.outcome.stage}", 1, Reduce.SUM)

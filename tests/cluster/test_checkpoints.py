@@ -10,6 +10,7 @@ from cluster.checkpoints import Checkpoints, read_frontier, write_checkpoint
 from cluster.frontier import FrontierState
 from core.config import Config, load_config
 from core.errors import ConfigError, LearnerError
+from tests.builders_cluster import save_whole
 
 
 def state(step: int) -> FrontierState:
@@ -26,7 +27,7 @@ def saver(version: int) -> Callable[[str], int]:
 
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
-    return checkpoints.save(state=state(step), config=Config(), save_learner=saver(step))
+    return save_whole(checkpoints, state=state(step), config=Config(), save_learner=saver(step))
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_learner_that_is_ahead_of_the_frontier_is_refused(tmp_path: Path) -> N
     checkpoints = Checkpoints(tmp_path, keep=2)
     whole = save(checkpoints, 1)
     with pytest.raises(LearnerError, match="learner is at version 3"):
-        checkpoints.save(state=state(2), config=Config(), save_learner=saver(3))
+        save_whole(checkpoints, state=state(2), config=Config(), save_learner=saver(3))
     assert list(tmp_path.iterdir()) == [whole]
 
 

@@ -24,6 +24,7 @@ from core.errors import LearnerError, StalledError
 from core.records import Failure, Group, LearnerReport, RolloutId, Score, Task, Trajectory
 from rewards.reward import DualReward
 from tests.builders import make_failure, make_task
+from tests.builders_cluster import save_whole
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, image_verdict, text_verdict
@@ -181,8 +182,8 @@ def test_a_resumed_run_plays_no_finished_group_again_unless_its_images_are_gone(
         controller.advance(steps=1)
         controller.run(asyncio.sleep(0.05))
         state = controller.frontier_state
-        path = checkpoints.save(
-            state=state, config=first.config, save_learner=controller.save_learner
+        path = save_whole(
+            checkpoints, state=state, config=first.config, save_learner=controller.save_learner
         )
     assert [group.task.ordinal for group in state.finished] == [2, 3]
 

@@ -23,7 +23,13 @@ def admit_all(frontier: Frontier) -> list[int]:
 
 
 def make_frontier(staleness: int = 0, total: int = 10, state: FrontierState | None = None):
-    return Frontier(groups_per_step=2, max_staleness=staleness, total_steps=total, state=state)
+    return Frontier(
+        groups_per_step=2,
+        max_staleness=staleness,
+        total_steps=total,
+        state=state,
+        teaches=lambda group: group.has_spread,
+    )
 
 
 def test_nothing_is_admitted_before_a_step_is_asked_for() -> None:
@@ -135,7 +141,12 @@ def test_a_resumed_frontier_keeps_what_was_finished() -> None:
 def test_any_schedule_keeps_the_bound_and_ends_every_ordinal_once(
     groups_per_step: int, staleness: int, choices: list[tuple[int, list[float]]]
 ) -> None:
-    frontier = Frontier(groups_per_step=groups_per_step, max_staleness=staleness, total_steps=99)
+    frontier = Frontier(
+        groups_per_step=groups_per_step,
+        max_staleness=staleness,
+        total_steps=99,
+        teaches=lambda group: group.has_spread,
+    )
     frontier.aim(50)
     admitted_at: dict[int, int] = {}
     running: list[int] = []

@@ -19,6 +19,7 @@ from core.config import build_config
 from core.records import Group, LearnerReport, RolloutId, Task, WeightUpdate
 from rewards.reward import DualReward
 from tests.builders import make_task
+from tests.builders_cluster import save_whole
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict
@@ -126,7 +127,8 @@ class Run:
                 done.append(report.step)
                 if report.step % checkpoint_every == 0 or report.step == steps:
                     try:
-                        self.checkpoints.save(
+                        save_whole(
+                            self.checkpoints,
                             state=self.controller.frontier_state,
                             config=self.config,
                             save_learner=self.controller.save_learner,

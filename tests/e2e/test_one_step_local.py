@@ -20,6 +20,7 @@ from envs.chat import ChatFormat
 from envs.episode import EpisodeLimits, run_episode
 from rewards.reward import DualReward
 from tests.builders import make_task, png_bytes
+from tests.builders_cluster import save_whole
 from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge, text_verdict
@@ -153,7 +154,8 @@ def test_a_run_goes_on_from_its_checkpoint(
     first.controller.start()
     first.controller.advance()
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    checkpoints.save(
+    save_whole(
+        checkpoints,
         state=first.controller.frontier_state,
         config=config,
         save_learner=first.controller.save_learner,

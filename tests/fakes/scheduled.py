@@ -39,6 +39,7 @@ from core.records import (
 )
 from rewards.reward import DualReward
 from tests.builders import make_failure, make_image_ref, make_trajectory
+from tests.builders_cluster import save_whole
 from tests.fakes.judge import image_verdict, text_verdict
 from tests.fakes.learner import FakeLearner
 from tests.fakes.tasks import ManyTasks
@@ -315,8 +316,11 @@ class ScheduledRun:
 
     async def _checkpoint(self) -> None:
         learner = self.learner._alive
-        self.checkpoints.save(
-            state=self.controller.frontier_state, config=self.config, save_learner=learner.save
+        save_whole(
+            self.checkpoints,
+            state=self.controller.frontier_state,
+            config=self.config,
+            save_learner=learner.save,
         )
 
 
