@@ -16,10 +16,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from statistics import quantiles
 from typing import Any, TypeVar
 
 from core.errors import StageError, ToolError
+from core.metrics import p50_and_p95
 from core.protocols import HttpClient, HttpResponse
 
 T = TypeVar("T")
@@ -139,15 +139,14 @@ class Endpoint:
             raise self._error(self._late(last), error_type=kind) from error
 
     def counters(self) -> EndpointCounters:
-        seconds = [0.0, *self._latencies_s] if len(self._latencies_s) < 2 else self._latencies_s
-        percent = quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else [0.0] * 99
+        p50_s, p95_s = p50_and_p95(self._latencies_s)
         return EndpointCounters(
             asked=self._asked,
             exchanges=self._exchanges,
             failures=dict(self._failures),
             bytes_received=self._bytes_received,
-            p50_s=percent[49],
-            p95_s=percent[94],
+            p50_s=p50_s,
+            p95_s=p95_s,
         )
 
     async def _exchange(self, request: HttpRequest) -> HttpResponse:

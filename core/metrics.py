@@ -2,7 +2,9 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from enum import StrEnum
+from statistics import quantiles
 
 
 class Reduce(StrEnum):
@@ -53,3 +55,11 @@ def _reduce(values: list[float], reduce: Reduce) -> float:
             return max(values)
         case Reduce.LAST:
             return values[-1]
+
+
+def p50_and_p95(values: Collection[float]) -> tuple[float, float]:
+    """Of one value it is both; of none they are 0."""
+    if len(values) < 2:
+        return (sum(values), sum(values))
+    percent = quantiles(values, n=100, method="inclusive")
+    return percent[49], percent[94]

@@ -13,10 +13,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import quantiles
 from typing import Any
 
 from core.errors import ToolError, boundary
+from core.metrics import p50_and_p95
 from core.protocols import ToolSpec
 from core.records import ImageRef, RolloutId, ToolCall, ToolResult
 from envs.observations import call_key, canonical_call
@@ -138,10 +138,7 @@ class LocalToolbox:
 
     def counters(self) -> ToolCounters:
         totals = self._library.tallies.totals()
-        seconds = [*self._latencies_s] or [0.0]
-        percent = (
-            quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
-        )
+        p50_s, p95_s = p50_and_p95(self._latencies_s)
 
         def under(prefix: str) -> dict[str, float]:
             return {k.removeprefix(prefix): v for k, v in totals.items() if k.startswith(prefix)}
@@ -158,8 +155,8 @@ class LocalToolbox:
             passed_over={k: int(n) for k, n in under("passed_over/").items()},
             pins=self._library.num_pins(),
             in_flight=self._in_flight,
-            p50_s=percent[49],
-            p95_s=percent[94],
+            p50_s=p50_s,
+            p95_s=p95_s,
         )
 
     async def close(self) -> None:

@@ -117,6 +117,6 @@ def _git_commit() -> str:
     command = ("git", "-C", str(REPOSITORY), "rev-parse", "HEAD")
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout.strip()

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from core.metrics import Metrics, Reduce
+from core.metrics import Metrics, Reduce, p50_and_p95
 
 
 def test_each_reduction_reduces_as_named() -> None:
@@ -38,3 +38,9 @@ def test_a_name_has_one_reduction() -> None:
 def test_a_value_that_is_no_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="metric a is"):
         Metrics().add("a", value)
+
+
+def test_percentiles_are_of_what_was_measured_and_nothing_else() -> None:
+    assert p50_and_p95(()) == (0.0, 0.0)
+    assert p50_and_p95((4.0,)) == (4.0, 4.0)
+    assert p50_and_p95([float(n) for n in range(101)]) == (50.0, 95.0)
