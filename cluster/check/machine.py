@@ -3,6 +3,7 @@
 Leaves: a `Machine`. Nothing here fails for what is missing; absence is a value.
 """
 
+import math
 import platform
 import shutil
 import subprocess
@@ -74,7 +75,14 @@ def _gpu_gib() -> tuple[float, ...]:
         run = subprocess.run(_NVIDIA_SMI, capture_output=True, text=True, timeout=20, check=True)
     except (subprocess.SubprocessError, OSError):
         return ()
-    return tuple(float(line) / 1024 for line in run.stdout.split() if line.strip())
+    return read_gpu_gib(run.stdout)
+
+
+def read_gpu_gib(said: str) -> tuple[float, ...]:
+    """Of nvidia-smi's lines, in MiB; "[N/A]", of a GPU that shares the host's memory, is believed
+    to be enough."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return tuple(math.inf if line.startswith("[") else float(line) / 1024 for line in lines)
 
 
 def _memory_gib() -> float:

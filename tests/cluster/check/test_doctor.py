@@ -1,4 +1,5 @@
 import json
+import math
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from cluster.check import doctor
 from cluster.check.doctor import CheckResult, diagnose
-from cluster.check.machine import Machine, inspect_machine, read_lock
+from cluster.check.machine import Machine, inspect_machine, read_gpu_gib, read_lock
 from cluster.plan.plan import make_plan
 from core.config import Config, build_config, load_config
 
@@ -193,6 +194,11 @@ def test_a_judge_that_cannot_read_the_tasks_pictures_is_found_before_the_run() -
     assert not result.ok
     assert "judge.kind=openai" in result.mend
     assert doctor.check_judge(config_of()).ok
+
+
+def test_a_gpu_that_shares_the_hosts_memory_is_believed() -> None:
+    assert read_gpu_gib("81920\n[N/A]\n\n") == (80.0, math.inf)
+    assert read_gpu_gib("") == ()
 
 
 def test_a_key_that_is_set_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
