@@ -5,10 +5,8 @@ the code in the workers are those of `VllmEngine`. Weights go to the ranks as on
 shared memory, written again for every update; sampling pauses while they load it, and running
 requests go on afterwards.
 
-Run by hand with two ranks on CPU (float32): log-probabilities with images within 2e-5 of
-transformers before and after a dense update and three deltas under running requests; a torn payload
-and a half-loaded update fail as they do in `VllmEngine`, and the next dense update mends the first.
-No test runs it (it starts for a minute), and no GPU has.
+tests/integration/test_vllm_async.py holds it to transformers on CPU, float32, with one rank and, in
+the soak, with two. No GPU has run it.
 """
 
 import asyncio

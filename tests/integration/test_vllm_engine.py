@@ -2,40 +2,41 @@
 
 import asyncio
 import dataclasses
-import io
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from actors.runtime_env import worker_env
 from core.config import Config, build_config
 from core.errors import InfraError
-from core.protocols import Generated, GenerateRequest
-from core.records import Completion, FinishReason, RolloutId, Sampling, SeenImage, WeightUpdate
+from core.protocols import Generated
+from core.records import FinishReason
 from learners import lora
 from learners.publish import WeightPublisher
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 from tests.tiny_model import build_tiny_policy
+from tests.vllm_turns import (
+    ASSISTANT,
+    IMAGE,
+    TASK,
+    TOLERANCE,
+    difference,
+    head,
+    make_png,
+    make_request,
+    pack,
+)
 
 if TYPE_CHECKING:
     from actors.vllm_engine import VllmEngine
 
 pytestmark = pytest.mark.integration
-
-TOLERANCE = 1e-4
-IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
-TASK = (
-    f"<|im_start|>user\nDraw the flag of the country where the Melka festival is held.{ASSISTANT}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -87,61 +88,6 @@ async def engine(started: "VllmEngine", folder: Path) -> "AsyncIterator[VllmEngi
     yield started
     if started.policy_version != version:
         await push(started, HfPolicy(folder), version=started.policy_version + 1)
-
-
-def make_png(seed: int, *, size: int = 32) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, format="PNG")
-    return data.getvalue()
-
-
-def make_request(
-    oracle: HfPolicy,
-    engine_ids: Sequence[int],
-    images: Sequence[SeenImage] = (),
-    *,
-    seed: int = 1,
-    index: int = 0,
-    max_tokens: int = 40,
-    temperature: float = 0.7,
-    top_p: float = 0.95,
-) -> GenerateRequest:
-    return GenerateRequest(
-        rollout_id=RolloutId(ordinal=3, index=index),
-        engine_ids=tuple(engine_ids),
-        images=tuple(images),
-        sampling=Sampling(
-            temperature=temperature, top_p=top_p, banned_ids=oracle.banned_ids, seed=seed
-        ),
-        max_tokens=max_tokens,
-    )
-
-
-def difference(
-    oracle: HfPolicy, generated: Generated, pngs: Sequence[bytes] = (), **options: Any
-) -> np.ndarray:
-    """[T] |vLLM - transformers| of the sampled tokens' log pi."""
-    completion = generated.completion
-    expected = oracle.logprobs(
-        generated.prompt_ids,
-        completion.token_ids,
-        pngs=pngs,
-        temperature=completion.sampling.temperature,
-        banned_ids=completion.sampling.banned_ids,
-        **options,
-    )
-    return np.abs(np.array(completion.logprobs) - expected)
-
-
-def head(completion: Completion, size: int) -> Completion:
-    return dataclasses.replace(
-        completion, token_ids=completion.token_ids[:size], logprobs=completion.logprobs[:size]
-    )
-
-
-def pack(weights: dict[str, Any], *, version: int) -> tuple[WeightUpdate, tuple[Any, ...]]:
-    return WeightPublisher(dtype="float32").publish(weights, version=version)
 
 
 async def push(engine: "VllmEngine", oracle: HfPolicy, *, version: int) -> None:
