@@ -9,9 +9,11 @@ an HTTP status that the endpoint refuses with.
 
 import json
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
+
+from tests.fakes.loopback import LoopbackServer
 
 Script = Callable[[str, int], str | int]
 
@@ -29,30 +31,17 @@ def answer(gen_prompt: str, *img_ids: str) -> str:
     return f"<think>Now I do.</think><answer>{text}</answer>"
 
 
-class AgentServer:
+class AgentServer(LoopbackServer):
     def __init__(self, script: Script) -> None:
         self._script = script
-        self._runner: web.AppRunner | None = None
-        self._port = 0
         self.bodies: list[dict[str, Any]] = []
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._port}/v1"
 
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/v1/chat/completions", self._complete)]
 
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()

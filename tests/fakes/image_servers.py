@@ -13,10 +13,12 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 from PIL import Image
+
+from tests.fakes.loopback import LoopbackServer
 
 KEY = "test-key"
 PREFIXES = {"openai": "/v1", "gemini": "/v1beta", "seedream": "/api/v3"}
@@ -31,30 +33,24 @@ def painted(prompt: str, references: Iterable[bytes], *, media: str = "PNG") -> 
     return buffer.getvalue()
 
 
-class ImageServer:
+class ImageServer(LoopbackServer):
     def __init__(self, *, faults: Iterable[str] = (), reply_with: str = "b64_json") -> None:
         """`reply_with`: b64_json, url, data_url (OpenAI and Seedream); markdown (Gemini)."""
         self._faults = list(faults)
         self._reply_with = reply_with
         self._files: dict[str, bytes] = {}
-        self._port = 0
         self.events: list[tuple[str, Any]] = []
 
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=64 << 20)
-        for prefix in (PREFIXES["openai"], PREFIXES["seedream"]):
-            app.router.add_post(f"{prefix}/images/{{verb}}", self._images)
-        app.router.add_post(f"{PREFIXES['gemini']}/models/{{model}}:generateContent", self._gemini)
-        app.router.add_get("/files/{name}", self._file)
-        self._runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._runner.cleanup()
+    def routes(self) -> list[web.RouteDef]:
+        gemini = f"{PREFIXES['gemini']}/models/{{model}}:generateContent"
+        return [
+            *(
+                web.post(f"{PREFIXES[name]}/images/{{verb}}", self._images)
+                for name in ("openai", "seedream")
+            ),
+            web.post(gemini, self._gemini),
+            web.get("/files/{name}", self._file),
+        ]
 
     def base_url(self, backend: str) -> str:
         return f"http://127.0.0.1:{self._port}{PREFIXES[backend]}"

@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
+
+from tests.fakes.loopback import LoopbackServer
 
 
 class Fault(StrEnum):
@@ -80,7 +82,7 @@ class Seen:
     body: dict[str, Any]
 
 
-class JudgeServer:
+class JudgeServer(LoopbackServer):
     def __init__(
         self,
         *,
@@ -96,8 +98,6 @@ class JudgeServer:
         self._slow_s = slow_s
         self._retry_after_s = retry_after_s
         self._api_key = api_key
-        self._runner: web.AppRunner | None = None
-        self._port = 0
         self.asked: Counter[str] = Counter()
         """Requests by content, failed ones included."""
         self.paid: Counter[str] = Counter()
@@ -124,20 +124,11 @@ class JudgeServer:
     def num_paid_twice(self) -> int:
         return sum(count - 1 for count in self.paid.values())
 
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/v1/chat/completions", self._openai)
-        app.router.add_post("/v1beta/models/{call}", self._gemini)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/chat/completions", self._openai),
+            web.post("/v1beta/models/{call}", self._gemini),
+        ]
 
     async def _openai(self, request: web.Request) -> web.Response:
         if self._api_key and request.headers.get("Authorization") != f"Bearer {self._api_key}":
