@@ -60,6 +60,14 @@ async def balance(places: Places, read_engines: ReadEngines) -> NoReturn:
             places.resize(number)
 
 
+def place_metrics(places: Places) -> dict[str, float]:
+    """Of the places for episodes, over the step that ends."""
+    return {
+        "rollout/at_once": float(places.number),
+        "pools/rollout_oldest_s": places.take_longest_wait_s(),
+    }
+
+
 def _is_short(engine: EngineStats) -> bool:
     full = engine.kv_usage is not None and engine.kv_usage >= FULL
     return engine.num_preempted > 0 or (full and engine.num_waiting > 0)

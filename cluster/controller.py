@@ -43,7 +43,7 @@ from typing import Any, TypeVar
 
 from cluster.ahead import Ahead
 from cluster.checkpoints import LEARNER, read_frontier
-from cluster.concurrency import ReadEngines, balance
+from cluster.concurrency import ReadEngines, balance, place_metrics
 from cluster.evaluate import EvalResult, evaluate
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
@@ -330,7 +330,7 @@ class Controller:
             **self._timeline.end_step(),
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
-            "rollout/at_once": float(self._places.number),
+            **place_metrics(self._places),
         }
         metrics |= await self._meters.end_step(metrics)
         self._last_report = StepReport(step=self._frontier.step, metrics=metrics)

@@ -21,7 +21,9 @@ class Places:
     def __init__(self, number: int) -> None:
         self._number = number
         self._taken = 0
-        self._waiting: list[tuple[Urgency, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Urgency, int, float, asyncio.Future[None]]] = []
+        """With the loop's time at which it came."""
+        self._longest_wait_s = 0.0
         self._arrivals = itertools.count()
 
     @property
@@ -35,7 +37,19 @@ class Places:
 
     @property
     def num_waiting(self) -> int:
-        return sum(not future.done() for _, _, future in self._waiting)
+        return sum(not future.done() for *_, future in self._waiting)
+
+    @property
+    def oldest_waiting_s(self) -> float:
+        """Age of the piece of work that waits longest; 0.0 when none waits. Call it on the loop."""
+        waiting = [since_s for _, _, since_s, future in self._waiting if not future.done()]
+        return asyncio.get_running_loop().time() - min(waiting) if waiting else 0.0
+
+    def take_longest_wait_s(self) -> float:
+        """The largest `oldest_waiting_s` since the last call."""
+        longest_s = max(self._longest_wait_s, self.oldest_waiting_s)
+        self._longest_wait_s = 0.0
+        return longest_s
 
     def resize(self, number: int) -> None:
         self._number = number
@@ -43,8 +57,9 @@ class Places:
 
     @asynccontextmanager
     async def place(self, urgency: Urgency = ()) -> AsyncIterator[None]:
-        future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._arrivals), future))
+        loop = asyncio.get_running_loop()
+        future, since_s = loop.create_future(), loop.time()
+        heapq.heappush(self._waiting, (urgency, next(self._arrivals), since_s, future))
         self._let_in()
         try:
             await future
@@ -63,7 +78,9 @@ class Places:
 
     def _let_in(self) -> None:
         while self._waiting and self._taken < self._number:
-            _, _, future = heapq.heappop(self._waiting)
+            _, _, since_s, future = heapq.heappop(self._waiting)
             if not future.done():
+                wait_s = future.get_loop().time() - since_s
+                self._longest_wait_s = max(self._longest_wait_s, wait_s)
                 self._taken += 1
                 future.set_result(None)

@@ -1,12 +1,14 @@
 """The pools of a run, and how full each was during a step.
 
-A pool has a number of places; work that finds none waits. Both numbers follow from how many pieces
+A pool has a number of places; work that finds none waits. The numbers follow from how many pieces
 of its work were under way when: as many as there are places are busy, the others wait.
 
-    use_of([(0, 4), (2, 6)], start_s=0, end_s=8, places=1) == PoolUse(busy=0.75, waiting=0.25)
+    use_of([(0, 4), (2, 6)], start_s=0, end_s=8, places=1)
+        == PoolUse(busy=0.75, waiting=0.25, oldest_s=2)
 """
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.image_models import is_api
@@ -19,6 +21,8 @@ class PoolUse:
     """Share of its places that were taken, in [0, 1], on average over time."""
     waiting: float
     """Pieces of work that waited for a place, on average over time."""
+    oldest_s: float
+    """The longest that one of them had waited at any moment, as if they went in their order."""
 
 
 def places_of(config: Config) -> Mapping[str, int]:
@@ -47,10 +51,11 @@ def use_of(
 ) -> PoolUse:
     """From `start_s` to `end_s`; what lies outside counts for nothing."""
     if end_s <= start_s:
-        return PoolUse(busy=0.0, waiting=0.0)
+        return PoolUse(busy=0.0, waiting=0.0, oldest_s=0.0)
+    spans = [(start, end) for start, end in intervals if start < end_s and end > start_s]
     changes = [
         change
-        for start, end in intervals
+        for start, end in spans
         if (begun := max(start, start_s)) < (over := min(end, end_s))
         for change in ((begun, 1), (over, -1))
     ]
@@ -61,4 +66,24 @@ def use_of(
         waiting += max(under_way - places, 0) * (at - since)
         under_way, since = under_way + change, at
     length = end_s - start_s
-    return PoolUse(busy=busy / (places * length), waiting=waiting / length)
+    oldest_s = _oldest_s(spans, start_s=start_s, end_s=end_s, places=places)
+    return PoolUse(busy=busy / (places * length), waiting=waiting / length, oldest_s=oldest_s)
+
+
+def _oldest_s(
+    spans: Sequence[tuple[float, float]], *, start_s: float, end_s: float, places: int
+) -> float:
+    """At any moment the first that finds no place has waited longest, and longer until the next
+    piece of work ends."""
+    starts = [(start, True, start) for start, _ in spans]
+    ends = [(min(end, end_s), False, start) for start, end in spans]
+    oldest_s = 0.0
+    under_way: list[float] = []
+    for at, begins, start in sorted(starts + ends, key=lambda change: (change[0], not change[1])):
+        if begins:
+            insort(under_way, start)
+            continue
+        if at >= start_s and len(under_way) > places:
+            oldest_s = max(oldest_s, at - under_way[places])
+        del under_way[bisect_left(under_way, start)]
+    return oldest_s

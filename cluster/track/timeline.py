@@ -25,6 +25,9 @@ STAGES = ("rollout", "tool", "render", "judge", "learn", "broadcast")
 """Kinds of spans, in the order in which a trajectory meets them."""
 REPORTED_LATE = frozenset({"tool"})
 """Kinds that are known only when their episode has ended."""
+QUEUES = ("tool", "render", "judge")
+"""Kinds whose spans begin when the work does not yet have its place. An episode's begins when it
+has one: core.places.Places knows how long it waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,7 @@ class Timeline:
             **{f"seconds/{kind}": value for kind, value in seconds.items()},
             **{f"pools/{kind}_busy": pool.busy for kind, pool in use.items()},
             **{f"pools/{kind}_waiting": pool.waiting for kind, pool in use.items()},
+            **{f"pools/{kind}_oldest_s": use[kind].oldest_s for kind in QUEUES if kind in use},
         }
 
     def _use(self, *, since_s: float, now: float) -> dict[str, PoolUse]:

@@ -64,6 +64,7 @@ def test_a_pool_is_as_full_as_its_open_and_closed_spans_make_it() -> None:
         clock.now = 110
         metrics = timeline.end_step()
     assert metrics["pools/render_busy"] == (4 + 10) / 20
+    assert metrics["pools/render_oldest_s"] == 0
     assert (metrics["pools/render_waiting"], metrics["pools/judge_busy"]) == (0, 0)
 
 
