@@ -103,8 +103,9 @@ def trajectory_digest(trajectory: Trajectory) -> str:
         completion = turn.completion
         pixels = [image.pixel_digest for image in turn.images]
         sizes = [len(turn.prompt_ids), len(completion.token_ids), len(pixels)]
-        seen.update(array("q", [*sizes, *turn.prompt_ids, *completion.token_ids]).tobytes())
-        seen.update(array("d", completion.logprobs).tobytes())
+        for numbers in (sizes, turn.prompt_ids, completion.token_ids):
+            seen.update(array("i", numbers))
+        seen.update(array("d", completion.logprobs))
         seen.update("".join(pixels).encode())
     return seen.hexdigest()
 
