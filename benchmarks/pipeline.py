@@ -49,6 +49,7 @@ from benchmarks.pipeline_parts import (
 from benchmarks.pipeline_simulated import simulate_in_flight, simulate_tail
 from cluster.parts import RemoteLearner, RolloutPool
 from cluster.ray_pool import RayPool
+from cluster.sent_groups import SentGroups
 from core.config import Config, default_environment
 from core.protocols import Judge
 from core.records import (
@@ -76,17 +77,29 @@ class Measured:
     """Processor time of the driver's process per trajectory, all its Ray calls included."""
 
 
+class ReadingLearner(LatencyLearner):
+    """Reads the groups out of the object store, as the real one does."""
+
+    async def begin(self, groups: Sequence[Any]) -> None:
+        await super().begin(await asyncio.gather(*groups))
+
+    async def step(self, groups: Sequence[Any]) -> LearnerReport:
+        return await super().step(await asyncio.gather(*groups))
+
+
 class RayLatencyLearner:
     """Implements cluster.parts.RemoteLearner over an actor."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
+        self._groups = SentGroups()
 
     async def begin(self, groups: Sequence[Group]) -> None:
-        await self._handle.begin.remote(groups)
+        await self._handle.begin.remote(self._groups.refs(groups))
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        report: LearnerReport = await self._handle.step.remote(groups)
+        report: LearnerReport = await self._handle.step.remote(self._groups.refs(groups))
+        self._groups.forget()
         return report
 
     async def publish(self) -> tuple[WeightUpdate, list[Any]]:
@@ -133,7 +146,7 @@ def engines(profile: Profile) -> Iterator[Engines]:
         replicas=start(LatencyReplica, profile.render_replicas),
         judge_handle=judge_handle,
         judge=judge,
-        learner=start(LatencyLearner, 1)[0],
+        learner=start(ReadingLearner, 1)[0],
     )
     ray.get([one.busy_s.remote() for one in (*started.workers, *started.replicas)])
     try:

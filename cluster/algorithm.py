@@ -31,6 +31,7 @@ from cluster.checkpoints import write_checkpoint
 from cluster.controller import Controller
 from cluster.parts import LearnerLostError
 from cluster.plan.placement import learner_gpus
+from cluster.sent_groups import SentGroups
 from core.config import Config
 from core.errors import GensearcherError, InfraError, LearnerError
 from core.protocols import Toolbox, ToolSpec
@@ -178,13 +179,17 @@ class RayLearner:
     def __init__(self, group: LearnerGroup, *, replace: Callable[[], LearnerGroup]) -> None:
         self._group = group
         self._replace = replace
+        self._groups = SentGroups()
 
     async def begin(self, groups: Sequence[Group]) -> None:
-        await self._call(lambda learner: learner.begin(groups))
+        refs = self._groups.refs(groups)
+        await self._call(lambda learner: learner.begin(refs))
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        data = TrainingData(batch=list(groups))  # type: ignore[arg-type]
-        return (await self._call(lambda learner: learner.update(training_data=data)))[0]
+        data = TrainingData(batch=self._groups.refs(groups))  # type: ignore[arg-type]
+        reports = await self._call(lambda learner: learner.update(training_data=data))
+        self._groups.forget()
+        return reports[0]
 
     async def publish(self) -> tuple[WeightUpdate, Any]:
         published = await self._call(lambda learner: learner.publish())
@@ -215,6 +220,7 @@ class RayLearner:
 
     async def restart(self) -> None:
         with learner_errors():
+            self._groups.forget()
             self._group = await asyncio.to_thread(self._replace)
 
 

@@ -221,7 +221,7 @@ def _controller(
     spending: Spending,
 ) -> Controller:
     timeline = Timeline(recorder.span, places=places_of(config))
-    pool = RayPool(algorithm.rollout_workers)
+    pool = RayPool(algorithm.rollout_workers, episode_timeout_s=config.episode_timeout_s)
     return Controller(
         config=config,
         tasks=open_train_tasks(config, images=services.images),

@@ -2,10 +2,11 @@
 
 Episodes go to the ready worker with the least to do. A worker that dies is away until Ray has
 restarted it, it answers again and it has the current weights; its episodes come back as Failures,
-so that the controller issues them again. With every worker away, episodes wait; with every worker
-gone for good, NoWorkersError ends the run; with every worker away, and gone with the learner the
-weights that they wait for, it is a LearnerLostError. A worker whose node is about to be taken away
-gets no new episode while another has room for it, and moves once its last one has ended.
+so that the controller issues them again, and so does one that takes too long. With every worker
+away, episodes wait; with every worker gone for good, NoWorkersError ends the run; with every worker
+away, and gone with the learner the weights that they wait for, it is a LearnerLostError. A worker
+whose node is about to be taken away gets no new episode while another has room for it, and moves
+once its last one has ended.
 
 The pool keeps the last dense update and the deltas since. Ready workers are given the newest one;
 one that cannot use it (another base, a damaged byte) is given the whole chain before it is given
@@ -68,9 +69,16 @@ class RayPool:
     """Implements cluster.parts.RolloutPool over actors with the methods of RolloutWorker."""
 
     def __init__(
-        self, handles: Sequence[Any], *, draining_nodes: Callable[[], Container[str]] | None = None
+        self,
+        handles: Sequence[Any],
+        *,
+        episode_timeout_s: float | None = None,
+        draining_nodes: Callable[[], Container[str]] | None = None,
     ) -> None:
-        """`draining_nodes`: ids of the nodes that go away soon; by default, what Ray says."""
+        """`episode_timeout_s`: an episode that a worker has had for longer is stopped there and
+        comes back as a Failure; None: never. `draining_nodes`: ids of the nodes that go away soon;
+        by default, what Ray says."""
+        self._episode_timeout_s = episode_timeout_s
         self._draining_nodes = draining_nodes or ray._private.state.state.get_draining_nodes
         self._workers = [
             _Worker(name=f"rollout worker {number}", handle=handle)
@@ -87,10 +95,15 @@ class RayPool:
         worker.num_episodes += 1
         episode = worker.handle.run.remote(task, rollout_id, mode)
         try:
-            played: Trajectory | Failure = await episode
+            async with asyncio.timeout(self._episode_timeout_s):
+                played: Trajectory | Failure = await episode
         except asyncio.CancelledError:
             ray.cancel(episode)  # else it would go on to hold the engine
             raise
+        except TimeoutError:
+            ray.cancel(episode)
+            message = f"{worker.name} had rollout {rollout_id} for {self._episode_timeout_s:g} s"
+            return InfraError(message, error_type="EpisodeTimeout").as_failure()
         except RayTaskError as error:
             return _as_failure(error, f"{worker.name}, rollout {rollout_id}")
         except RayError as error:

@@ -78,6 +78,10 @@ class Config(Section):
         return self
 
     @property
+    def episode_timeout_s(self) -> float:
+        return self.rollout.episode_timeout_s or 0.8 * self.train.stall_timeout_s
+
+    @property
     def run_dir(self) -> Path:
         return Path(self.run.root) / self.run.name
 

@@ -3,7 +3,7 @@
 A part is a piece of work (asked again, or given up) or a process (started again). One layer owns
 each part, so that tries never multiply:
 
-    EPISODE  cluster/members.py       lost with its worker, or ended by an engine or a tool
+    EPISODE  cluster/members.py       lost with its worker, ended by an engine or a tool, or late
     GRADE    nobody                   render and verdict have been asked for again below
     RENDER   actors/render_client.py  replicas of Serve; an API's faults are asked again below
     VERDICT  actors/judge.py          the judge actor; its endpoint is asked again inside it

@@ -9,9 +9,11 @@ record; an `ImageRef` names them by content and an `ImageStore` (core/protocols.
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+from core.wire import PackedRow, pack_rows, unpack_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +239,22 @@ class Trajectory:
     @property
     def num_sampled_tokens(self) -> int:
         return sum(len(turn.completion.token_ids) for turn in self.turns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The prompts of its turns travel as bytes: they are nearly all of a trajectory."""
+        rows = [row for turn in reversed(self.turns) for row in (turn.prompt_ids, turn.engine_ids)]
+        bare = tuple(replace(turn, prompt_ids=(), engine_ids=()) for turn in self.turns)
+        rest = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return _unpacked, ({**rest, "turns": bare}, pack_rows(rows))
+
+
+def _unpacked(fields: dict[str, Any], packed: tuple[PackedRow, ...]) -> Trajectory:
+    rows = iter(unpack_rows(packed))
+    last_first = [
+        replace(turn, prompt_ids=next(rows), engine_ids=next(rows))
+        for turn in reversed(fields["turns"])
+    ]
+    return Trajectory(**{**fields, "turns": tuple(reversed(last_first))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """RLlib's Learner around `GrpoLearner`: a thin shell that a LearnerGroup places and calls.
 
-In: `TrainingData(batch=groups)`, all `Group`s of the batch for each of the learners, who share the
-work among them (RLlib's own batch types are never touched). Out: what GrpoLearner gives, reached
-through the LearnerGroup:
+In: `TrainingData(batch=refs)`, one reference per `Group` of the batch, all of them for each of the
+learners, who share the work among them (RLlib's own batch types are never touched). Out: what
+GrpoLearner gives, reached through the LearnerGroup:
 
     group.foreach_learner(lambda learner: learner.update(training_data=data))    LearnerReport
     group.foreach_learner(lambda learner: learner.publish())                     WeightUpdate, refs
@@ -60,11 +60,10 @@ class GrpoRllibLearner(TorchLearner):
         )
 
     def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport:
-        training_data.solve_refs()
-        return self._grpo.update(training_data.batch)
+        return self._grpo.update(ray.get(list(training_data.batch)))
 
-    def begin(self, groups: Sequence[Group]) -> None:
-        self._grpo.begin(groups)
+    def begin(self, groups: Sequence["ray.ObjectRef[Group]"]) -> None:
+        self._grpo.begin(ray.get(list(groups)))
 
     def publish(self) -> tuple[WeightUpdate, tuple["ray.ObjectRef[np.ndarray]", ...]] | None:
         """The arrays of the payload lie in the object store of the learner's node, once; another

@@ -44,6 +44,9 @@ class RolloutConfig(Section):
     max_tokens_per_turn: int = Field(4096, ge=1)
     max_context: int = Field(36_000, ge=64)
     """Tokens of one episode, image tokens counted."""
+    episode_timeout_s: float | None = Field(None, gt=0)
+    """Seconds after which an episode is stopped on its worker and played again, as after any fault
+    of ours. None: four fifths of train.stall_timeout_s, so that one that hangs ends no run."""
     max_parallel_episodes: int = Field(64, ge=1)
     """Fewer run while the engines' KV caches are too small for so many. Far more than the engines
     run at once delay the oldest batch (docs/decisions/0005-staleness.md)."""

@@ -13,7 +13,7 @@ from actors.stats import EngineCounts, EngineStats, Gauges
 from cluster.parts import LearnerLostError
 from cluster.ray_pool import NoWorkersError, RayPool
 from core.errors import FidelityError, InfraError
-from core.records import Failure, RolloutId, Task, Trajectory, WeightUpdate
+from core.records import Failure, RolloutId, Stage, Task, Trajectory, WeightUpdate
 from tests.builders import make_rollout_id, make_task, make_trajectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
@@ -193,6 +193,20 @@ async def test_an_abandoned_episode_is_taken_off_its_worker(pool: RayPool) -> No
     left = [await worker.handle.num_long.remote() for worker in pool._workers]
     assert left == [0, 0]
     assert [worker.num_episodes for worker in pool._workers] == [0, 0]
+
+
+async def test_an_episode_that_takes_too_long_is_taken_off_its_worker_and_fails(
+    pool: RayPool,
+) -> None:
+    pool._episode_timeout_s = 0.5
+    played = await play(pool, "long")
+
+    assert isinstance(played, Failure)
+    assert played.retryable
+    assert (played.stage, played.error_type) == (Stage.INFRA, "EpisodeTimeout")
+    left = [await worker.handle.num_long.remote() for worker in pool._workers]
+    assert left == [0, 0]
+    assert isinstance(await play(pool), Trajectory), "the worker plays on"
 
 
 async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended() -> None:

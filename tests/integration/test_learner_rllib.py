@@ -62,7 +62,7 @@ def ask(group: LearnerGroup, method: str, *arguments: Any) -> Any:
 
 
 def update(group: LearnerGroup, groups: list[Group]) -> list[LearnerReport]:
-    data = TrainingData(batch=groups)
+    data = TrainingData(batch=[ray.put(group) for group in groups])  # type: ignore[arg-type]
     answers = group.foreach_learner(lambda learner: learner.update(training_data=data))
     reports = []
     for answer in answers:
