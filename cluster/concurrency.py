@@ -61,9 +61,10 @@ async def balance(places: Places, read_engines: ReadEngines) -> NoReturn:
 
 
 def place_metrics(places: Places) -> dict[str, float]:
-    """Of the places for episodes, over the step that ends."""
+    """Of the places for episodes: an episode waits before its span begins."""
     return {
         "rollout/at_once": float(places.number),
+        "pools/rollout_waiting": float(places.num_waiting),
         "pools/rollout_oldest_s": places.take_longest_wait_s(),
     }
 

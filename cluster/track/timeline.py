@@ -129,7 +129,7 @@ class Timeline:
         return {
             **{f"seconds/{kind}": value for kind, value in seconds.items()},
             **{f"pools/{kind}_busy": pool.busy for kind, pool in use.items()},
-            **{f"pools/{kind}_waiting": pool.waiting for kind, pool in use.items()},
+            **{f"pools/{kind}_waiting": use[kind].waiting for kind in use if kind != "rollout"},
             **{f"pools/{kind}_oldest_s": use[kind].oldest_s for kind in QUEUES if kind in use},
         }
 
