@@ -79,7 +79,9 @@ class TrainConfig(Section):
     budget_usd: float | None = Field(None, gt=0)
     """Dollars of the whole run, evaluations and resumes included; None: no limit. Looked at after
     every step, so that the last step may go over it."""
-    stall_timeout_s: float = Field(300.0, gt=0)
+    stall_timeout_s: float = Field(900.0, gt=0)
+    """Seconds without anything that begins or ends, after which the run stops and says what it
+    waits for. Well above what one piece of work may take, tools.episode_deadline_s included."""
     checkpoint_every: int = Field(20, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     """The last ones."""
