@@ -100,16 +100,16 @@ class RayPool:
         except asyncio.CancelledError:
             ray.cancel(episode)  # else it would go on to hold the engine
             raise
-        except TimeoutError:
-            ray.cancel(episode)
-            message = f"{worker.name} had rollout {rollout_id} for {self._episode_timeout_s:g} s"
-            return InfraError(message, error_type="EpisodeTimeout").as_failure()
         except RayTaskError as error:
             return _as_failure(error, f"{worker.name}, rollout {rollout_id}")
         except RayError as error:
             self._lose(worker, str(error))
             message = f"{worker.name} was lost during rollout {rollout_id}"
             return InfraError(message, error_type=type(error).__name__).as_failure()
+        except TimeoutError:  # ours: one that a worker raises is a RayTaskError too
+            ray.cancel(episode)
+            message = f"{worker.name} had rollout {rollout_id} for {self._episode_timeout_s:g} s"
+            return InfraError(message, error_type="EpisodeTimeout").as_failure()
         finally:
             worker.num_episodes -= 1
         return played

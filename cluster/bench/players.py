@@ -107,7 +107,7 @@ def _worker_pool(
     for one in workers:
         stack.callback(ray.kill, one)
     ray.get([one.ping.remote() for one in workers])  # they are up, or their error is raised here
-    return RayPool(workers)
+    return RayPool(workers, episode_timeout_s=config.episode_timeout_s)
 
 
 def _endpoint_policy(config: Config, keys: Keys, images: FileImageStore) -> ChatPolicy:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayTaskError
 
 from cluster.ray_pool import RayPool
 from core.config import build_config
@@ -59,6 +60,20 @@ def test_an_episode_just_below_its_deadline_is_played_to_its_end() -> None:
 
     assert isinstance(played, Trajectory)
     assert seconds == pytest.approx(99.0)
+
+
+async def test_a_timeout_that_the_worker_raises_is_not_taken_for_the_deadline() -> None:
+    """Ray raises an error of both kinds."""
+    raised = RayTaskError("run", "", TimeoutError("no answer")).as_instanceof_cause()
+
+    async def fail(task: Task, rollout_id: RolloutId, mode: str) -> Trajectory:
+        raise raised
+
+    pool = RayPool([SimpleNamespace(run=SimpleNamespace(remote=fail))])
+    played = await pool.run(make_task(), rollout_id=make_rollout_id(), mode="train")
+
+    assert isinstance(played, Failure)
+    assert played.error_type == "TimeoutError"
 
 
 def test_a_hung_episode_is_given_up_before_the_run_is_ended_as_a_stall() -> None:
