@@ -9,7 +9,8 @@ import unicodedata
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Han
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana, Han and its signs
+    "\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Scripts that write no spaces between words, as ranges of a character class."""
 _CHARACTER = re.compile(f"[{UNSPACED}]")

@@ -129,6 +129,16 @@ async def test_single_characters_of_a_query_find_only_themselves(tmp_path: Path)
     assert (await Corpus(path).search("宿新", k=3)).value == (), "the order counts"
 
 
+async def test_the_sign_that_repeats_a_character_has_neighbours_too(tmp_path: Path) -> None:
+    pages = [
+        Page(url=url, title=title, text="")
+        for url, title in (("sasaki", "佐々木"), ("sato", "佐藤"), ("suzuki", "鈴木"))
+    ]
+    path = tmp_path / "corpus.sqlite"
+    build_corpus(path, pages=pages, images=[], store=MemoryImageStore())
+    assert [hit.url for hit in (await Corpus(path).search("佐々木", k=3)).value] == ["sasaki"]
+
+
 @given(text=st.text())
 def test_a_text_comes_back_from_its_index_as_it_was(text: str) -> None:
     plain = unspaced(text)  # a page has no unit separators
