@@ -14,8 +14,8 @@ PackedRow = tuple[int, int, bytes]
 
 
 def pack_rows(rows: Sequence[Row]) -> tuple[PackedRow, ...]:
-    """Ids are below 2**31. A row is looked for in the whole row kept before it, so that the longest
-    of those that belong together comes first."""
+    """Of rows that begin each other, give the longest first: a row is looked for in those that were
+    kept whole before it. Raises OverflowError for an id of 2**31 or more."""
     packed: list[PackedRow] = []
     whole: list[int] = []
     for number, row in enumerate(rows):
