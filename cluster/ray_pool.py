@@ -44,6 +44,8 @@ class NoWorkersError(GensearcherError):
 
 STATS_S = 5.0
 """Patience with a worker that is asked for its numbers."""
+PING_S = 30.0
+"""Patience with one that let an episode take too long and is asked whether it still answers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +109,7 @@ class RayPool:
             message = f"{worker.name} was lost during rollout {rollout_id}"
             return InfraError(message, error_type=type(error).__name__).as_failure()
         except TimeoutError:  # ours: one that a worker raises is a RayTaskError too
-            ray.cancel(episode)
+            await self._take_back(episode, worker)
             message = f"{worker.name} had rollout {rollout_id} for {self._episode_timeout_s:g} s"
             return InfraError(message, error_type="EpisodeTimeout").as_failure()
         finally:
@@ -197,6 +199,20 @@ class RayPool:
         await self._wait_for_one()
         ready = (worker for worker in self._workers if worker.ready)
         return min(ready, key=lambda worker: (worker.draining, worker.num_episodes))
+
+    async def _take_back(self, episode: Any, worker: _Worker) -> None:
+        """A worker that does not answer will not stop it either, and is started afresh: else it
+        would have room again, and be given one episode after another."""
+        ray.cancel(episode)
+        try:
+            async with asyncio.timeout(PING_S):
+                await worker.handle.ping.remote()
+        except RayError as error:
+            self._lose(worker, str(error))
+        except TimeoutError:
+            if worker.ready:
+                ray.kill(worker.handle, no_restart=False)
+            self._lose(worker, f"it has not answered for {PING_S:g} s")
 
     def _lose(self, worker: _Worker, reason: str) -> None:
         if not worker.ready:

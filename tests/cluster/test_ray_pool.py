@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ SILENT = 99
 
 
 class Player:
-    """Plays by the prompt: "die", "bug", "infra", "unfaithful", "long", or an ordinary
+    """Plays by the prompt: "die", "bug", "infra", "unfaithful", "long", "block", or an ordinary
     trajectory."""
 
     def __init__(self) -> None:
@@ -41,6 +42,8 @@ class Player:
                 raise InfraError("the engine is busy", retryable=False)
             case "unfaithful":
                 raise FidelityError("other pixels")
+            case "block":
+                time.sleep(600)  # noqa: ASYNC251  nothing else runs in this process
             case "long":
                 self._num_long += 1
                 try:
@@ -207,6 +210,23 @@ async def test_an_episode_that_takes_too_long_is_taken_off_its_worker_and_fails(
     left = [await worker.handle.num_long.remote() for worker in pool._workers]
     assert left == [0, 0]
     assert isinstance(await play(pool), Trajectory), "the worker plays on"
+
+
+async def test_a_worker_that_answers_nothing_any_more_is_started_afresh(
+    pool: RayPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ray_pool.PING_S", 0.5)
+    first, second = pool._workers
+    pool._episode_timeout_s = 0.5
+    assert isinstance(await play(pool, "block"), Failure)
+
+    assert not first.ready
+    assert (await pool._least_busy()) is second
+    async with pool._returned:
+        await pool._returned.wait_for(lambda: first.ready)
+    pool._episode_timeout_s = 60
+    both = await asyncio.gather(play(pool), play(pool))
+    assert all(isinstance(played, Trajectory) for played in both)
 
 
 async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended() -> None:
