@@ -72,6 +72,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _an_episode_that_hangs_ends_before_the_run(self) -> Self:
+        limit = self.train.stall_timeout_s
+        if self.episode_timeout_s >= limit:
+            raise ValueError(
+                f"rollout.episode_timeout_s is {self.episode_timeout_s:g}, so that an episode that "
+                f"hangs ends the run; keep it below train.stall_timeout_s, which is {limit:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _is_repeatable(self) -> Self:
         if self.run.deterministic and (clauses := refusals(self)):
             raise ValueError(f"run.deterministic is true, so that {', '.join(clauses)}")

@@ -10,6 +10,7 @@ from ray.exceptions import RayTaskError
 
 from cluster.ray_pool import RayPool
 from core.config import build_config
+from core.errors import ConfigError
 from core.records import Failure, RolloutId, Task, Trajectory
 from tests.builders import make_rollout_id, make_task, make_trajectory
 from tests.simulated_clock import SimulatedLoop
@@ -21,10 +22,14 @@ class Worker:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.run = SimpleNamespace(remote=self._run)
+        self.ping = SimpleNamespace(remote=self._ping)
 
     async def _run(self, task: Task, rollout_id: RolloutId, mode: str) -> Trajectory:
         await asyncio.sleep(self._seconds)
         return make_trajectory(task=task, rollout_id=rollout_id)
+
+    async def _ping(self) -> str:
+        return "pong"
 
 
 def play(seconds: float) -> tuple[Trajectory | Failure, float]:
@@ -82,3 +87,6 @@ def test_a_hung_episode_is_given_up_before_the_run_is_ended_as_a_stall() -> None
 
     config = build_config({"rollout": {"episode_timeout_s": 50.0}})
     assert config.episode_timeout_s == 50.0
+
+    with pytest.raises(ConfigError, match=r"rollout.episode_timeout_s is 900.*below.*which is 900"):
+        build_config({"rollout": {"episode_timeout_s": 900.0}})
