@@ -80,9 +80,13 @@ def _gpu_gib() -> tuple[float, ...]:
 
 def read_gpu_gib(said: str) -> tuple[float, ...]:
     """Of nvidia-smi's lines, in MiB; "[N/A]", of a GPU that shares the host's memory, is believed
-    to be enough."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return tuple(math.inf if line.startswith("[") else float(line) / 1024 for line in lines)
+    to be enough. A GPU of which it says anything else, e.g. that it needs a reset, is not there."""
+    lines = [line.strip() for line in said.splitlines()]
+    return tuple(
+        math.inf if line == "[N/A]" else float(line) / 1024
+        for line in lines
+        if line == "[N/A]" or line.isdecimal()
+    )
 
 
 def _memory_gib() -> float:

@@ -201,6 +201,10 @@ def test_a_gpu_that_shares_the_hosts_memory_is_believed() -> None:
     assert read_gpu_gib("") == ()
 
 
+def test_a_gpu_that_cannot_be_used_is_not_counted() -> None:
+    assert read_gpu_gib("81920\n[GPU requires reset]\nUnknown Error\n") == (80.0,)
+
+
 def test_a_key_that_is_set_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.setenv("SERPER_API_KEY", "k")
