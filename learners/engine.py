@@ -46,7 +46,7 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": config.max_grad_norm,
+        "gradient_clipping": config.max_grad_norm if stage else 0.0,  # OwnMasters clips itself
         "bf16": {"enabled": config.dtype == "bfloat16"},
         "zero_optimization": zero,
         # torch's fused AdamW is as fast as DeepSpeed's own and needs no compiling.
@@ -57,7 +57,7 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
 
 def zero_stage(config: LearnerConfig) -> int:
     """`learner.zero_stage`, chosen where it is None; 0: no ZeRO."""
-    if config.own_masters and num_learners() == 1:
+    if config.own_masters and num_learners() == 1:  # whatever the config says, peers must add up
         return 0
     return config.zero_stage or 1
 

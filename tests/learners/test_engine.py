@@ -5,10 +5,9 @@ from learners.engine import cosine_lr, deepspeed_config, warmup_lr, zero_stage
 
 
 def test_a_cpu_learner_offloads_nothing() -> None:
-    config = deepspeed_config(LearnerConfig(device="cpu", max_grad_norm=0.5))
+    config = deepspeed_config(LearnerConfig(device="cpu"))
     assert config["zero_optimization"].keys() == {"stage", "overlap_comm", "reduce_bucket_size"}
     assert config["bf16"] == {"enabled": False}
-    assert config["gradient_clipping"] == 0.5
     assert config["managed_gradient_accumulation"] is False
 
 
@@ -17,6 +16,12 @@ def test_only_float32_weights_of_a_cpu_learner_are_their_own_masters() -> None:
     assert zero_stage(LearnerConfig(dtype="bfloat16")) == 1
     assert zero_stage(LearnerConfig(device="cuda")) == 1
     assert zero_stage(LearnerConfig(zero_stage=2)) == 2
+
+
+def test_gradients_are_clipped_by_deepspeed_or_by_us_but_not_by_both() -> None:
+    own = deepspeed_config(LearnerConfig(max_grad_norm=0.5))
+    zero = deepspeed_config(LearnerConfig(max_grad_norm=0.5, zero_stage=1))
+    assert (own["gradient_clipping"], zero["gradient_clipping"]) == (0.0, 0.5)
 
 
 def test_a_gpu_learner_keeps_its_optimizer_in_host_memory() -> None:
