@@ -3,6 +3,7 @@
     python -m benchmarks.learner --json
     python -m benchmarks.learner --json --quick                  a quarter of the lengths
     python -m benchmarks.learner --json --only ours,padded
+    python -m benchmarks.learner --json --only ours,ours_alone --lengths 256,256,256,256
     python -m benchmarks.learner --json --keep-activations       more memory for less work
 
 Every way (benchmarks/learner_ways.py) runs in a process of its own, in turn, on all cores: its peak
@@ -38,7 +39,7 @@ from benchmarks.learner_ways import GIB, measure, one_by_one, open_work, ours, p
 from benchmarks.overview import machine
 from learners.flat import DTYPES
 
-WAYS = ("ours", "ours_no_share", "padded", "one_by_one", "trl")
+WAYS = ("ours", "ours_no_share", "ours_alone", "padded", "one_by_one", "trl")
 QUICK, SHORT = 4, 16
 """What lengths are divided by for --quick, and where TRL's micro-batches are compared."""
 SPARE_GIB = 2.0
@@ -51,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     parser.add_argument("--quick", action="store_true", help="a quarter of the lengths")
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="of a group, tokens")
     parser.add_argument("--keep-activations", action="store_true", help="compute no layer twice")
     parser.add_argument("--only", default=",".join(WAYS), help="some of the ways")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
@@ -120,9 +122,8 @@ def trl_at_its_best(arguments: argparse.Namespace) -> dict[str, Any]:
     speeds: dict[int, float] = {}
     for micro_batch in micro_batches(arguments):
         found = in_a_process("trl", arguments, micro_batch=micro_batch, divide=SHORT)
-        if "error" in found:
-            return found
-        speeds[micro_batch] = found["tokens_per_s"]
+        if "error" not in found:
+            speeds[micro_batch] = found["tokens_per_s"]
     for micro_batch in sorted(speeds, key=lambda size: -speeds[size]):
         found = in_a_process("trl", arguments, micro_batch=micro_batch)
         if "error" not in found:
@@ -139,6 +140,7 @@ def in_a_process(
         *("-m", "benchmarks.learner", "--way", way, "--folder", str(arguments.folder)),
         *("--micro-batch", str(micro_batch), "--max-rows", str(arguments.max_rows)),
         *("--dtype", arguments.dtype, "--divide", str(divide or arguments.divide)),
+        *("--lengths", arguments.lengths),
         *(["--keep-activations"] if arguments.keep_activations else []),
     ]
     env = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count()), "DS_ACCELERATOR": "cpu"}
@@ -160,6 +162,7 @@ def run_way(arguments: argparse.Namespace) -> dict[str, Any]:
         max_rows=arguments.max_rows,
         share_prefix=arguments.way == "ours",
         recompute=not arguments.keep_activations,
+        alone=arguments.way == "ours_alone",
     )
     if arguments.way == "trl":
         from benchmarks.learner_trl import trl
@@ -178,7 +181,7 @@ def micro_batches(arguments: argparse.Namespace) -> list[int]:
 
 
 def lengths_of(arguments: argparse.Namespace) -> list[int]:
-    return [length // arguments.divide for length in LENGTHS]
+    return [int(length) // arguments.divide for length in arguments.lengths.split(",")]
 
 
 def available_gib() -> float:

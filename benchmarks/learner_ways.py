@@ -2,6 +2,7 @@
 
     ours           GrpoLearner.update: samples, packs, shared prompt, fused head, DeepSpeed's step
     ours_no_share  the same without the shared prompt
+    ours_alone     the same, and every sequence in a pass of its own
     padded         plain transformers, every row padded to the longest of the batch
     one_by_one     plain transformers, one sequence at a time, no padding
     trl            the loss of TRL's trainer (benchmarks/learner_trl.py)
@@ -82,8 +83,10 @@ def open_work(
     max_rows: int,
     share_prefix: bool,
     recompute: bool,
+    alone: bool = False,
 ) -> Work:
-    learner = {
+    """`alone`: our learner gives each sequence a pass of its own."""
+    learner: dict[str, Any] = {
         "dtype": dtype,
         "lr": 1e-6,
         "warmup_steps": 0,
@@ -92,6 +95,8 @@ def open_work(
         "share_prefix": share_prefix,
         "gradient_checkpointing": recompute,
     }
+    if alone:
+        learner["micro_batch_tokens"] = 64  # the least that there is; a longer one goes alone
     return Work(
         config=build_config({"policy": {"path": str(folder / "policy")}, "learner": learner}),
         chat=ChatFormat.load(folder / "policy"),

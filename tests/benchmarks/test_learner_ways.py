@@ -23,7 +23,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def open_tiny(folder: Path, *, max_rows: int = 8, share_prefix: bool = True) -> Work:
+def open_tiny(
+    folder: Path, *, max_rows: int = 8, share_prefix: bool = True, alone: bool = False
+) -> Work:
     return open_work(
         folder,
         dtype="float32",
@@ -31,6 +33,7 @@ def open_tiny(folder: Path, *, max_rows: int = 8, share_prefix: bool = True) -> 
         max_rows=max_rows,
         share_prefix=share_prefix,
         recompute=share_prefix,
+        alone=alone,
     )
 
 
@@ -45,7 +48,8 @@ def test_every_way_takes_the_same_step(folder: Path) -> None:
     work = open_tiny(folder)
     norms = [norm_of_second_step(way, work) for way in (ours, padded, one_by_one)]
     norms.append(norm_of_second_step(ours, open_tiny(folder, share_prefix=False)))
-    assert norms == pytest.approx([norms[0]] * 4, rel=1e-4)
+    norms.append(norm_of_second_step(ours, open_tiny(folder, share_prefix=False, alone=True)))
+    assert norms == pytest.approx([norms[0]] * 5, rel=1e-4)
 
 
 def test_a_share_of_the_padded_rows_says_how_large_it_was(folder: Path) -> None:
