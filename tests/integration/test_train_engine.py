@@ -8,8 +8,10 @@ import torch
 
 from core.errors import LearnerError
 from core.sections.learner import LearnerConfig
+from learners import head
 from learners.engine import TrainEngine
 from learners.flat import DTYPES
+from learners.head import token_scores
 
 pytestmark = pytest.mark.integration
 
@@ -84,3 +86,34 @@ def test_masters_of_its_own_are_those_that_zero_keeps() -> None:
         ours, theirs = own.state_tensors(), zero.state_tensors()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)
+
+
+class Untied(torch.nn.Module):
+    """Words in, scores of the next ones out, through a head that is not the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(50, 8)
+        self.head = torch.nn.Linear(8, 50, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden, weight = self.words(ids).tanh(), self.head.weight
+        return token_scores(hidden, weight, ids.roll(1), temperature=1.0, banned_ids=()).logprobs
+
+
+@pytest.mark.parametrize("zero_stage", [None, 1, 2, 3])
+def test_a_fused_head_of_its_own_gathers_the_gradients_of_several_packs(
+    zero_stage: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fused head adds to the gradient that is there, past DeepSpeed's hooks."""
+    norms = []
+    for stage, plain_logits in ((None, head.PLAIN_LOGITS), (zero_stage, 0)):
+        monkeypatch.setattr(head, "PLAIN_LOGITS", plain_logits)
+        torch.manual_seed(0)
+        engine = TrainEngine(Untied(), config=LearnerConfig(zero_stage=stage))
+        for _ in range(3):
+            for first in (0, 10, 30):
+                engine.backward(-engine.forward(torch.arange(first, first + 20)).sum())
+            norms.append(engine.step(lr=0.01, divide_by=60.0))
+        engine.close()
+    assert norms[3:] == pytest.approx(norms[:3], rel=1e-5)
