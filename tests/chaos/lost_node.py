@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 
 from actors.runtime_env import worker_env
 from cluster.launch import System, launch
+from cluster.track.status import StepReport
 from core.config import Config, load_config
 
 STEPS = 3
@@ -63,7 +64,12 @@ def play(folder: Path, *, cluster: Cluster, doomed: Any) -> dict[str, object]:
             os.kill(info.process.pid, signal.SIGKILL)
 
         killer = threading.Thread(target=kill_when_busy, daemon=True)
-        system.train(on_step=lambda report: killer.start() if report.step == 1 else None)
+
+        def on_step(_: StepReport) -> None:
+            if killer.ident is None:  # step 1 comes again when the learner lived on that node
+                killer.start()
+
+        system.train(on_step=on_step)
         killer.join()
         after = nodes_of_workers(system)
         return {
