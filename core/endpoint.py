@@ -4,8 +4,8 @@ In: `HttpRequest`s and a function that reads the response. Out: what that functi
 Whatever goes wrong is one `StageError` of the endpoint's own kind: the network, a status that was
 not expected, a body that `read` refuses (it raises a StageError of its own; a retryable one is
 asked again). A service that says Retry-After is left alone for that long by every caller; one
-whose deadline ends before that fails at once. No message holds the value of a request's header,
-also where the service repeats it.
+whose deadline ends before that fails at once. No message holds the value of a request's header
+or a key of its query string, also where the service repeats it.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from core.errors import StageError, ToolError
 from core.metrics import p50_and_p95
@@ -242,8 +243,11 @@ def retry_after_s(response: HttpResponse) -> float:
 
 
 def _without_secrets(text: bytes, request: HttpRequest) -> bytes:
-    """No value of a header, whole or after its scheme ("Bearer .."), as some gateways echo them."""
-    for value in request.headers.values():
+    """No value of a header, whole or after its scheme ("Bearer .."), and no key of the query
+    string, as some gateways echo them."""
+    query = parse_qsl(urlsplit(request.url).query)
+    keys = [value for name, value in query if name.lower().endswith("key")]
+    for value in (*request.headers.values(), *keys):
         for secret in (value, value.rpartition(" ")[2]):
             if len(secret) >= SECRET_CHARS:
                 text = text.replace(secret.encode(), b"***")

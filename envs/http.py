@@ -123,7 +123,8 @@ class AiohttpClient:
             raise ToolError(message, error_type="TimeoutError") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             kind = type(error).__name__
-            raise ToolError(f"{_host(url)}: {kind}: {error}"[:300], error_type=kind) from error
+            said = f"{_host(url)}: {kind}: {_words(error)}"
+            raise ToolError(said[:300], error_type=kind) from error
         except ToolError as error:
             if error.error_type.startswith(REFUSED):
                 self.refusals[error.error_type.removeprefix(REFUSED)] += 1
@@ -303,6 +304,11 @@ def _join(here: URL, location: str) -> str:
     if not location.isprintable():
         raise refusal("url", "a redirect's URL holds a control character")
     return urljoin(str(here), location)
+
+
+def _words(error: Exception) -> str:
+    """Of a response that is no HTTP, aiohttp's own text holds the whole URL."""
+    return error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
 
 
 def _host(url: str) -> str:

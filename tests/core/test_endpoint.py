@@ -184,6 +184,15 @@ async def test_a_key_that_the_service_repeats_is_in_no_message(status: int) -> N
     assert "sk-" not in str(caught.value)
 
 
+async def test_a_key_in_the_query_string_is_in_no_message_either() -> None:
+    request = HttpRequest(method="GET", url=f"{URL}?q=kea&api_key=abcd-1234-efgh")
+    endpoint, _ = make(lambda *_: reply({"error": "no such key: abcd-1234-efgh"}, status=401))
+
+    with pytest.raises(ToolError, match="no such key") as caught:
+        await endpoint.ask(request, lambda r: r)
+    assert "abcd" not in str(caught.value)
+
+
 async def test_a_revised_request_is_no_try_and_keeps_the_deadline() -> None:
     endpoint, http = make(
         lambda _, __, body: reply(status=200 if body["q"] == 3 else 400), max_tries=1

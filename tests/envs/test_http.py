@@ -211,6 +211,21 @@ async def test_a_closed_port_is_a_retryable_error_that_names_no_path(
     assert "secret" not in str(caught.value)
 
 
+async def test_an_answer_that_is_no_http_is_an_error_that_names_no_path(
+    client: AiohttpClient,
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"SSH-2.0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ToolError, match="Bad status line") as caught:
+            await get(client, f"http://127.0.0.1:{port}/search?api_key=secret")
+    assert "secret" not in str(caught.value)
+
+
 async def test_the_allow_list_opens_one_port_of_one_host() -> None:
     async def hello(request: web.Request) -> web.Response:
         return web.Response(text="hello")
