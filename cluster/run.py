@@ -19,7 +19,7 @@ from cluster.openers import read_keys
 from cluster.report.report import write_report
 from cluster.report.run_summary import WallClock, summary_json
 from cluster.report.summary import Heldout, load_heldouts, make_heldout, save_heldout
-from cluster.run_folder import SUMMARY
+from cluster.run_folder import SUMMARY, held_folder
 from cluster.signals import stopped_like_ctrl_c
 from cluster.track.canary import Canary, open_canary
 from cluster.track.memory import PeakMemory
@@ -103,6 +103,7 @@ def train_run(config: Config, *, resume: bool, console: Console) -> Path:
     folder = config.run_dir
     wall = WallClock()
     with ExitStack() as stack:
+        stack.enter_context(held_folder(folder))
         memory = stack.enter_context(PeakMemory())
         run = _start(config, resume=resume, wall=wall, stack=stack, console=console)
         stack.enter_context(stopped_like_ctrl_c())

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from cluster.openers import Keys, open_toolbox, prepare_corpus
+from cluster.run_folder import held_folder
 from cluster.track.recorder import JsonLines
 from core.config import Config, save_config
 from core.errors import ConfigError
@@ -35,7 +36,11 @@ MAX_TEACHER_EPISODES = 256
 
 def fine_tune(config: Config, *, console: Console) -> Path:
     """Train `sft.steps` steps; returns the folder of the fine-tuned policy."""
-    folder = config.run_dir.resolve()
+    with held_folder(config.run_dir):
+        return _fine_tune(config, config.run_dir.resolve(), console=console)
+
+
+def _fine_tune(config: Config, folder: Path, *, console: Console) -> Path:
     images = FileImageStore(folder / "images")
     chat = ChatFormat.load(config.policy.path)
     save_config(config, folder / "config.yaml")

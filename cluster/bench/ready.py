@@ -4,7 +4,6 @@ In: a plan and a Config. Raises ConfigError: one sentence for all that is missin
 mend. Only what the plan's stages use is asked for.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from cluster.check.doctor import (
 )
 from cluster.check.machine import inspect_machine
 from cluster.openers import Keys, read_keys
+from cluster.run_folder import held_folder
 from core.config import Config, ray_address, secret
 from core.errors import ConfigError
 from core.files import write_json_atomic
@@ -35,7 +35,6 @@ from core.sections.tools import ToolsConfig
 
 CLAIM = "benchmark.json"
 """In the folder of an evaluation: what it evaluates."""
-LOCK = ".lock"
 
 
 def refuse_unready(plan: EvalPlan, config: Config) -> None:
@@ -86,15 +85,7 @@ def claimed_folder(plan: EvalPlan, folder: Path) -> Iterator[None]:
         raise ConfigError(
             f"--out {folder} holds an evaluation of {claimed}, not of {plan.title}; name another"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = (
-                f"--out {folder} is in use by another evaluation; wait for it, or name another"
-            )
-            raise ConfigError(message) from error
+    with held_folder(folder):
         write_json_atomic(path, plan.title)
         yield
 

@@ -63,7 +63,7 @@ def test_a_folder_is_one_benchmarks_own(tmp_path: Path) -> None:
 def test_two_evaluations_never_share_a_folder(tmp_path: Path) -> None:
     with (
         claimed_folder(PLAN, tmp_path),
-        pytest.raises(ConfigError, match="in use by another evaluation"),
+        pytest.raises(ConfigError, match="in use by another process"),
     ):
         claim(PLAN, tmp_path)
     claim(PLAN, tmp_path)
