@@ -105,11 +105,14 @@ def compare(
     from cluster.report.compare import compare as compare_scores
     from cluster.report.compare import comparison_json, write_comparison
     from cluster.report.scores import load_scores
+    from cluster.run_folder import make_folder
     from cluster.views import draw_comparison
 
     with clear_errors():
         found = compare_scores(load_scores(run_a), load_scores(run_b))
-        page = write_comparison(found, out or run_b / f"against_{run_a.resolve().name}")
+        folder = out or run_b / f"against_{run_a.resolve().name}"
+        make_folder(folder, named="--out")
+        page = write_comparison(found, folder)
     if as_json:
         typer.echo(json.dumps(comparison_json(found), indent=2))
     else:
@@ -193,8 +196,10 @@ def nano_build(
 ) -> None:
     """Train the nano policy and renderer from nothing; an interrupted build goes on."""
     from cluster.nano.build import build_nano
+    from cluster.run_folder import make_folder
 
     with clear_errors():
+        make_folder(out, named="--out")
         build_nano(out, seed=seed, part=part, console=console)
 
 

@@ -36,12 +36,14 @@ def build(
     {"file": "pictures/kea.jpg", "caption": "A kea", "page_url": "..."}.
     """
     from cluster.providers import CORPUS, IMAGES
+    from cluster.run_folder import make_folder
     from envs.corpus import Corpus, build_corpus
     from envs.corpus_source import CorpusSource
     from envs.images import FileImageStore
 
     with clear_errors():
         source = CorpusSource(path)
+        make_folder(out, named="--out")
         images = FileImageStore(out / IMAGES)
         build_corpus(out / CORPUS, pages=source.pages(), images=source.images(), store=images)
         corpus = Corpus(out / CORPUS)
@@ -96,11 +98,14 @@ def export_command(
     archive: Annotated[Path, typer.Argument(help="E.g. store.tar.", show_default=False)],
 ) -> None:
     """Write a store to one portable file."""
+    from cluster.run_folder import make_folder
     from envs.store.archive import export_store
     from envs.store.store import Store
 
     with _failures(), clear_errors():
-        moved = export_store(Store.existing(folder), archive)
+        store = Store.existing(folder)
+        make_folder(archive.parent, named="the archive's path")
+        moved = export_store(store, archive)
     console.print(
         f"{moved.entries} entries, {moved.blobs} files and {moved.observations} observations "
         f"in {archive}",

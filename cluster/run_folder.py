@@ -3,9 +3,11 @@
 runs/<name>/summary.json is written last, so it tells a run that has ended. Imports no engine.
 """
 
+import errno
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,19 +22,24 @@ LEARNER_POLICY = Path("learner") / "policy"
 """Where a checkpoint holds the policy as a Hugging Face folder."""
 
 
+def make_folder(folder: Path, *, named: str) -> None:
+    """Before work that ends in files there. Raises ConfigError for one that cannot be written;
+    `named` is what the user called it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        message = f"{folder} cannot be written ({error.strerror})"
+        raise ConfigError(f"{message}; set {named} to a folder that can be") from error
+
+
 @contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
     """The folder, made if need be, is this process's own: two would write over each other's files
     and pay twice. However a holder dies, the kernel lets go. Raises ConfigError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be written ({error.strerror}); set run.root (--out of an evaluation) "
-            "to a folder that can be"
-        ) from error
-    with lock:
+    make_folder(folder, named="run.root, or --out of an evaluation,")
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

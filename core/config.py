@@ -101,8 +101,10 @@ def load_config(recipe: str, *, overrides: Sequence[str] = ()) -> Config:
     path = _recipe_path(recipe)
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
@@ -192,7 +194,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """A YAML value, except that 1e-4 is a number (YAML 1.1 reads it as text)."""
+    """A YAML value, except that 1e-4 is a number (YAML 1.1 reads it as text), and that nothing is
+    an empty text: a shell takes the quotes off `judge.api_key_env=""`."""
+    if not text:
+        return ""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -19,6 +19,7 @@ import wandb
 from PIL import Image
 
 from core.config import Config
+from core.errors import ConfigError
 from core.files import write_atomic
 
 STEP = "train/step"
@@ -45,26 +46,11 @@ class Tracker:
     """Logs one run; `close()` writes what is still in memory."""
 
     def __init__(self, config: Config) -> None:
+        """Raises ConfigError when `wandb.mode` is online and W&B does not let us in."""
         folder = config.run_dir
         folder.mkdir(parents=True, exist_ok=True)
         self._rows = folder / "wandb_rows"
-        self._run: Any = wandb.init(
-            mode=config.wandb.mode,
-            project=config.wandb.project,
-            name=config.run.name,
-            id=_run_id(folder),
-            resume="allow",
-            dir=str(folder),
-            config=config.model_dump(mode="json"),
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                save_code=False,
-                x_disable_stats=True,
-                x_disable_meta=True,
-            ),
-        )
+        self._run: Any = _begin(config, folder)
         self._run.define_metric(STEP)
         self._run.define_metric("*", step_metric=STEP)
 
@@ -104,6 +90,32 @@ class Tracker:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _begin(config: Config, folder: Path) -> Any:
+    try:
+        return wandb.init(
+            mode=config.wandb.mode,
+            project=config.wandb.project,
+            name=config.run.name,
+            id=_run_id(folder),
+            resume="allow",
+            dir=str(folder),
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+                x_disable_meta=True,
+            ),
+        )
+    except wandb.Error as error:
+        raise ConfigError(
+            f"wandb.mode: {config.wandb.mode!r} does not work here ({error}); export "
+            "WANDB_API_KEY, or set wandb.mode=offline"
+        ) from error
 
 
 def _staleness(metrics: Mapping[str, float]) -> list[float]:

@@ -92,6 +92,26 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("nano", "build", "--out"),
+        ("corpus", "build", "{pages}", "--out"),
+        ("eval", "nano", "--stage", "judge", "--agent", "none", "--out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_any_work(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "page.md").write_text("# Kea")
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "x"
+    result = gensearcher(*(word.format(pages=tmp_path) for word in command), str(out))
+
+    assert result.exit_code == 2, result.output
+    assert "cannot be written (Not a directory)" in result.output.replace("\n", " ")
+
+
 def test_a_finished_run_is_not_overwritten(tmp_path: Path, nano_ready: list[str]) -> None:
     folder = tmp_path / "runs" / "done"
     folder.mkdir(parents=True)

@@ -61,7 +61,7 @@ def test_overrides_reach_their_field_and_keep_their_type() -> None:
         overrides=[
             *("train.steps=2", "learner.lr=1e-4", "render.seeds=[1, 2]", "policy.path=a=b"),
             *('run.name="7"', "judge.model=1e5x"),
-            "train.masked_stop_reasons=[too_long]",
+            *("train.masked_stop_reasons=[too_long]", "judge.api_key_env="),
         ],
     )
 
@@ -71,6 +71,7 @@ def test_overrides_reach_their_field_and_keep_their_type() -> None:
     assert config.policy.path == "a=b"
     assert (config.run.name, config.judge.model) == ("7", "1e5x")
     assert config.train.masked_stop_reasons == (StopReason.TOO_LONG,)
+    assert config.judge.api_key_env == ""
 
 
 def test_a_saved_config_reads_back_unchanged(tmp_path: Path) -> None:
@@ -122,10 +123,10 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         load_config("gensearcher-8b")
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n"])
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "a: \xff"])
 def test_a_broken_recipe_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
 
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load_config(str(path))

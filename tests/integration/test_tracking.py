@@ -13,6 +13,7 @@ from rich.console import Console
 from cluster.run import train_run
 from cluster.track.tracking import TrackedPicture, TrackedTable, Tracker
 from core.config import build_config, load_config
+from core.errors import ConfigError
 from tests.documented_metrics import ALWAYS, MAY_BE_ABSENT, SOMETIMES, names_of
 from tests.fakes.wandb_server import WandbServer, sync
 
@@ -48,6 +49,18 @@ def picture_in(cell: Mapping[str, Any], server: WandbServer) -> Image.Image:
 
 def offline_runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("wandb/offline-run-*"))
+
+
+def test_online_without_a_key_is_refused_with_its_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    config = build_config({"run": {"root": str(tmp_path)}, "wandb": {"mode": "online"}})
+
+    with pytest.raises(ConfigError, match=r"wandb\.mode: 'online' .*No API key.*WANDB_API_KEY"):
+        Tracker(config)
 
 
 def test_a_resumed_run_goes_on_under_its_id_with_pictures_and_a_histogram(tmp_path: Path) -> None:
