@@ -80,11 +80,20 @@ def prepare_store(config: Config, run_dir: Path) -> None:
 
 
 def anchored(config: Config) -> Config:
-    """With the paths of the tools absolute: an actor may run in another folder than the driver."""
-    tools = config.tools
-    paths = {"store": tools.store, "corpus": tools.corpus}
-    found = {name: str(Path(path).resolve()) for name, path in paths.items() if path}
-    return config.model_copy(update={"tools": tools.model_copy(update=found)})
+    """With the paths of the tools and the judge absolute: an actor may run in another folder than
+    the driver."""
+    tools, judge = config.tools, config.judge
+    guard = tools.guard.model_copy(update={"benchmark": _absolute(tools.guard.benchmark)})
+    paths = {"store": _absolute(tools.store), "corpus": _absolute(tools.corpus)}
+    update = {
+        "tools": tools.model_copy(update={**paths, "guard": guard}),
+        "judge": judge.model_copy(update={"prompt_file": _absolute(judge.prompt_file)}),
+    }
+    return config.model_copy(update=update)
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path else None
 
 
 def store_folder(config: Config, run_dir: Path) -> Path:

@@ -135,6 +135,7 @@ def start_search(
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:
+    config = anchored(config)
     start_served_judge(config, stack)
     handle, client = start_judge(
         functools.partial(

@@ -21,6 +21,8 @@ from cluster.plan.plan import Plan, plan_or_none
 from cluster.providers import corpus_path
 from core.config import Config, has_secret, ray_address
 from core.errors import ConfigError, DataError
+from envs.guard import allowed
+from rewards.rubrics import load_rubrics
 
 MIN_PYTHON = (3, 11)
 CONNECT_TIMEOUT_S = 3.0
@@ -58,6 +60,7 @@ def diagnose(config: Config, *, recipe: str, machine: Machine) -> tuple[CheckRes
         check_judge_key(config),
         check_search_key(config),
         check_corpus(config),
+        check_named_files(config),
     )
 
 
@@ -256,6 +259,25 @@ def check_corpus(config: Config) -> CheckResult:
     path = corpus_path(config.tools)
     detail = f"tools.corpus {path} is {'here' if path.is_file() else 'not here'}"
     return _result("corpus", path.is_file(), detail, "build it: gensearcher corpus build")
+
+
+def check_named_files(config: Config) -> CheckResult:
+    """Read by an actor, whose complaint would come when all others are up."""
+    guard, judge = config.tools.guard, config.judge
+    canary = judge.canary_file if judge.canary_every else None
+    named = {"tools.guard.benchmark": guard.benchmark, "judge.canary_file": canary}
+    missing = [
+        f"{name} {path}" for name, path in named.items() if path and not Path(path).is_file()
+    ]
+    if missing:
+        detail = f"{', '.join(missing)} is not here"
+        return _result("named_files", False, detail, "give the path of the file")
+    try:
+        allowed(guard.allow)
+        load_rubrics(Path(judge.prompt_file) if judge.prompt_file else None)
+    except ConfigError as error:
+        return _result("named_files", False, str(error), "mend that")
+    return _result("named_files", True, "what the guard and the judge are told can be read")
 
 
 def checkpoint_gib(config: Config) -> float:

@@ -96,6 +96,25 @@ def test_one_missing_thing_fails_one_check(change: dict[str, Any], check: str, d
     assert result.mend
 
 
+@pytest.mark.parametrize(
+    ("sections", "detail"),
+    [
+        ({"tools": {"guard": {"allow": ["localhost"]}}}, "'localhost' must look like host:port"),
+        ({"tools": {"guard": {"benchmark": "no.json"}}}, "tools.guard.benchmark no.json is not"),
+        ({"judge": {"prompt_file": "no.yaml"}}, "judge.prompt_file: no.yaml cannot be read"),
+        ({"judge": {"canary_every": 2, "canary_file": "no.json"}}, "judge.canary_file no.json is"),
+    ],
+)
+def test_what_only_an_actor_would_miss_is_looked_at_before(
+    sections: dict[str, Any], detail: str
+) -> None:
+    found = doctor.check_named_files(config_of(**sections))
+
+    assert not found.ok
+    assert detail in found.detail
+    assert doctor.check_named_files(load_config("nano")).ok
+
+
 def test_a_compiler_is_asked_for_where_vllm_compiles_for_a_gpu() -> None:
     bare = replace(LAPTOP, has_compiler=False)
 
