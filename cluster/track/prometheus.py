@@ -39,6 +39,9 @@ class PrometheusExporter:
     def __init__(self, *, run: str) -> None:
         self._tags = {"run": run}
         self._gauges: dict[str, Gauge] = {}
+        self._workers: set[str] = set()
+        """Whose engines were ever sampled: Ray goes on exporting what was set last, so one that is
+        away is set to 0."""
 
     def sample(self, status: Status, engines: EngineStatsOf) -> None:
         self._set("policy_version", status.step)
@@ -48,11 +51,14 @@ class PrometheusExporter:
             self._set("in_flight", status.in_flight.get(kind, 0), kind=kind)
         for stage, number in status.failures.items():
             self._set("failed_attempts", number, stage=stage)
-        for worker, stats in engines.items():
-            self._set("engine_running_now", stats.num_running, worker=worker)
-            self._set("engine_waiting_now", stats.num_waiting, worker=worker)
-            if stats.kv_usage is not None:
-                self._set("engine_kv_use_now", stats.kv_usage, worker=worker)
+        self._workers |= engines.keys()
+        for worker in self._workers:
+            stats = engines.get(worker)
+            self._set("engine_running_now", stats.num_running if stats else 0, worker=worker)
+            self._set("engine_waiting_now", stats.num_waiting if stats else 0, worker=worker)
+            kv_usage = stats.kv_usage if stats else 0.0
+            if kv_usage is not None:
+                self._set("engine_kv_use_now", kv_usage, worker=worker)
 
     def step(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
