@@ -111,7 +111,8 @@ class TrainEngine:
         return self._engine(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds to the gradients; they are kept until `step`.
+        """Adds to the gradients; they are kept until `step`. With ZeRO every pass has to go through
+        every trained parameter (learners/model.py sees to it).
 
         DeepSpeed divides the sum over learners by their number, but a loss of ours is divided by
         what the whole batch holds, here or in `step`.

@@ -59,7 +59,26 @@ class PolicyModel(torch.nn.Module):
             temperature=batch.temperature,
             banned_ids=batch.banned_ids,
         )
-        return scores.logprobs, scores.entropy
+        return scores.logprobs + self._unseen(batch), scores.entropy
+
+    def _unseen(self, batch: MicroBatch) -> torch.Tensor | float:
+        """0, whose gradient is 0 for a trained vision tower that no image of the batch goes
+        through. In a pass that gives a parameter no gradient DeepSpeed's ZeRO may take the one of
+        the last step: with stage 3, and with the optimizer in host memory."""
+        tower = self.lm.model.visual
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+        if not trained or batch.pixel_values is not None:
+            return 0.0
+        config, device = tower.config, batch.input_ids.device
+        side = config.spatial_merge_size
+        patch = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        features = self.lm.model.get_image_features(
+            torch.zeros(side**2, patch, device=device),
+            torch.tensor([[1, side, side]], device=device),
+            return_dict=True,
+        )
+        layers = [features.pooler_output, *features.deepstack_features]
+        return 0.0 * torch.cat([image for layer in layers for image in layer]).float().sum()
 
     def _image_features(self, batch: MicroBatch) -> dict[str, Any]:
         """Of each different image once, then given to every place where it stands: in the input
