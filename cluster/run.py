@@ -100,10 +100,13 @@ class Run:
 
 def train_run(config: Config, *, resume: bool, console: Console) -> Path:
     """Everything from start-up to the report; returns the path of summary.json."""
-    folder = config.run_dir
+    with held_folder(config.run_dir):
+        return _train(config, config.run_dir, resume=resume, console=console)
+
+
+def _train(config: Config, folder: Path, *, resume: bool, console: Console) -> Path:
     wall = WallClock()
     with ExitStack() as stack:
-        stack.enter_context(held_folder(folder))
         memory = stack.enter_context(PeakMemory())
         run = _start(config, resume=resume, wall=wall, stack=stack, console=console)
         stack.enter_context(stopped_like_ctrl_c())
@@ -116,11 +119,16 @@ def train_run(config: Config, *, resume: bool, console: Console) -> Path:
             stopped = run.why_it_stopped
             if stopped is None:
                 run.evaluate("after")
-        tools = run.system.tool_counters()
+        steps, tools = run.system.step, run.system.tool_counters()
     if stopped is not None:
         console.print(stopped, style="yellow", highlight=False)
     summary = summary_json(
-        config, wall=wall, peak_memory_gib=memory.peak_gib, tools=tools, stopped=stopped
+        config,
+        steps=steps,
+        wall=wall,
+        peak_memory_gib=memory.peak_gib,
+        tools=tools,
+        stopped=stopped,
     )
     write_json_atomic(folder / SUMMARY, summary)
     write_report(folder)

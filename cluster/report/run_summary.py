@@ -50,13 +50,14 @@ class WallClock:
 def summary_json(
     config: Config,
     *,
+    steps: int,
     wall: WallClock,
     peak_memory_gib: float | None,
     tools: ToolCounters | None,
     stopped: str | None = None,
 ) -> dict[str, Any]:
-    """summary.json: held-out results with intervals, and what they were made with; `stopped` says
-    why it did not train to the end."""
+    """summary.json: held-out results with intervals, and what they were made with. `steps` were
+    done; `stopped` says why that is not all of them."""
     heldouts = {heldout.when: heldout for heldout in load_heldouts(config.run_dir)}
     before, after = heldouts.get("before"), heldouts.get("after")
     sides = {name: heldout_json(h) for name, h in (("before", before), ("after", after)) if h}
@@ -65,7 +66,7 @@ def summary_json(
     return {
         "name": config.run.name,
         "heldout": sides,
-        "steps": config.train.steps,
+        "steps": steps,
         "stopped": stopped,
         "dollars": dollars_json(config.run_dir, before, after),
         "wall_s": wall_json(wall, folder=config.run_dir),

@@ -121,7 +121,12 @@ def why(system: System) -> str | None:
 def write_summary(system: System) -> None:
     """As the end of a run does."""
     summary = summary_json(
-        system.config, wall=WallClock(), peak_memory_gib=None, tools=None, stopped=why(system)
+        system.config,
+        steps=system.step,
+        wall=WallClock(),
+        peak_memory_gib=None,
+        tools=None,
+        stopped=why(system),
     )
     write_json_atomic(system.config.run_dir / SUMMARY, summary)
 

@@ -52,7 +52,9 @@ def test_a_summary_holds_both_sides_their_difference_and_what_made_them(tmp_path
 
     (config.run_dir / "spending.json").write_text('{"judge": 2.0, "tools": 1.0}')
 
-    summary = summary_json(config, wall=wall, peak_memory_gib=3.5, tools=toolbox.counters())
+    summary = summary_json(
+        config, steps=7, wall=wall, peak_memory_gib=3.5, tools=toolbox.counters()
+    )
 
     assert summary["heldout"]["before"]["reward"]["mean"] == 0.25
     assert summary["heldout"]["after"]["reward"]["mean"] == 0.75
@@ -69,7 +71,7 @@ def test_a_summary_holds_both_sides_their_difference_and_what_made_them(tmp_path
         "total": 5.0,
         "train_by_stage": {"rollout": 4.0, "learn": 2.0},
     }
-    assert (summary["steps"], summary["seed"], summary["peak_memory_gib"]) == (60, 3, 3.5)
+    assert (summary["steps"], summary["seed"], summary["peak_memory_gib"]) == (7, 3, 3.5)
     assert summary["tools"]["calls"] == 0
     assert summary["engines"]["ray"]
     json.dumps(summary)
