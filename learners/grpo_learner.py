@@ -113,13 +113,14 @@ class GrpoLearner:
     def update(self, groups: Sequence[Group]) -> LearnerReport:
         started = time.perf_counter()
         with boundary(LearnerError, "update"):
-            strangers = self._begun.ordinals - {group.task.ordinal for group in groups}
+            begun, self._begun = self._begun, _Begun()
+            strangers = begun.ordinals - {group.task.ordinal for group in groups}
             if strangers:
                 message = f"groups {sorted(strangers)} were begun, but are not of this update"
                 raise LearnerError(message, retryable=False)
             samples, metrics = select_samples(groups, config=self._config)
             if samples:
-                metrics |= self._train(samples)
+                metrics |= self._train(samples, begun)
                 self.version += 1
         return LearnerReport(
             version=self.version,
@@ -186,10 +187,9 @@ class GrpoLearner:
     def close(self) -> None:
         self._engine.close()
 
-    def _train(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
+    def _train(self, samples: Sequence[TrainingSample], begun: _Begun) -> dict[str, float]:
         """`updates_per_step` optimizer steps over disjoint shares of the samples."""
         shares = _split(samples, self._settings.updates_per_step)
-        begun, self._begun = self._begun, _Begun()
         plans = [
             self._plan([s for s in share if s.rollout_id.ordinal not in begun.ordinals])
             for share in shares

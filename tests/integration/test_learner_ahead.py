@@ -50,3 +50,15 @@ def test_a_group_that_came_early_and_is_not_of_the_update_is_an_error(world: Wor
         learner.begin(groups[1:])
         with pytest.raises(LearnerError, match="were begun, but are not of this update"):
             learner.update(groups[:1])
+
+
+def test_groups_that_came_early_and_teach_nothing_are_forgotten_with_their_update(
+    world: World,
+) -> None:
+    (flat,) = world.groups(scores=[[0.5, 0.5]])
+    (_, other) = world.groups()
+    assert flat.task.ordinal != other.task.ordinal
+    with world.learner() as learner:
+        learner.begin([flat])
+        assert learner.update([flat]).num_samples == 0
+        assert learner.update([other]).version == 1
