@@ -7,6 +7,7 @@ a sequence's images, placeholders or sampled tokens are not what the rollout say
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -170,10 +171,13 @@ def _sampled(
 
 def _check_sample(sample: TrainingSample, *, chat: ChatFormat) -> None:
     where = f"rollout={sample.rollout_id}"
-    placeholders = sample.token_ids.count(chat.image_id)
-    expected = sum(image.num_tokens for image in sample.images)
-    if placeholders != expected:
-        raise FidelityError(f"{where}: {placeholders} image tokens, but its images have {expected}")
+    runs = groupby(sample.token_ids, key=lambda token: token == chat.image_id)
+    places = [sum(1 for _ in run) for is_image, run in runs if is_image]
+    expected = [image.num_tokens for image in sample.images]
+    if places != expected:
+        raise FidelityError(
+            f"{where}: places for images of {places} tokens, but they have {expected}"
+        )
     banned = set(sample.sampling.banned_ids)
     pairs = zip(sample.token_ids, sample.loss_mask, strict=True)
     if any(mask and token in banned for token, mask in pairs):

@@ -99,7 +99,7 @@ def test_a_learner_group_updates_publishes_saves_and_loads(
         assert latest.base_version is None, "whoever listens after a load may know nothing"
         loaded = receive(latest, payload)
         assert all(torch.equal(loaded[name], trained[name]) for name in trained)
-        with pytest.raises(FidelityError, match="0 image tokens, but its images have 4"):
+        with pytest.raises(FidelityError, match=r"images of \[\] tokens, but they have \[4\]"):
             update(group, [group_without_pixels()])
     finally:
         group.shutdown()

@@ -109,8 +109,20 @@ def test_only_tokens_behind_an_image_count_as_after_it(chat: ChatFormat) -> None
 
 def test_a_wrong_number_of_image_tokens_is_refused(chat: ChatFormat) -> None:
     sample = make_sample(images=(make_seen_image(num_tokens=4),))
-    with pytest.raises(FidelityError, match="0 image tokens, but its images have 4"):
+    with pytest.raises(FidelityError, match=r"images of \[\] tokens, but they have \[4\]"):
         build_micro_batch([sample], chat=chat, images=MemoryImageStore())
+
+
+def test_an_image_that_stands_in_the_place_of_another_is_refused(chat: ChatFormat) -> None:
+    store = MemoryImageStore()
+    small, large = (
+        chat.see(store.put(data), data)
+        for data in (png_bytes((255, 0, 0), size=(side, side)) for side in (32, 64))
+    )
+    pads = [(chat.image_id,) * image.num_tokens for image in (small, large)]
+    sample = make_sample(prompt_ids=(5, *pads[0], 6, *pads[1]), images=(large, small))
+    with pytest.raises(FidelityError, match=r"images of \[4, 16\] tokens, but they have \[16, 4\]"):
+        build_micro_batch([sample], chat=chat, images=store)
 
 
 def test_other_pixels_than_the_rollout_saw_are_refused(chat: ChatFormat) -> None:
