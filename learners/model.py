@@ -150,6 +150,13 @@ def _add_adapters(lm: Qwen3VLForConditionalGeneration, config: Config) -> None:
     """Nothing but these is trained. They add nothing yet: B is zero."""
     settings = config.learner
     assert settings.lora_rank is not None
+    layers = lm.model.language_model.named_modules()
+    known = {name.split(".")[-1] for name, one in layers if isinstance(one, torch.nn.Linear)}
+    if unknown := sorted(set(settings.lora_targets) - known):
+        raise ConfigError(
+            f"learner.lora_targets names {', '.join(unknown)}, which {config.policy.path} has not; "
+            f"it has {', '.join(sorted(known))}"
+        )
     lm.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)

@@ -13,6 +13,7 @@ def _ordered(band: tuple[float, float]) -> tuple[float, float]:
     return band
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Band = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
@@ -29,7 +30,7 @@ class LearnerConfig(Section):
     nothing at all where one CPU learner computes in float32."""
     lr: float = Field(3e-4, gt=0)
     warmup_steps: int = Field(5, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     objective: Literal["clipped", "gspo", "cispo"] = "clipped"
@@ -87,6 +88,15 @@ class LearnerConfig(Section):
                 f"learner.zero_stage={self.zero_stage} needs learner.num_learners=1: several "
                 "learners have unequal numbers of passes, which stage 1 alone allows; set "
                 "learner.zero_stage=1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_corrects(self) -> Self:
+        if self.correct_on_policy and not self.corrects:
+            raise ValueError(
+                "learner.correct_on_policy=true corrects nothing without a correction; set "
+                "learner.correction=truncated (or masked), or a learner.sequence_band"
             )
         return self
 

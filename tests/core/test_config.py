@@ -93,6 +93,7 @@ def test_any_learning_rate_survives_its_text(lr: float) -> None:
         ("train.step=3", "train.step: unknown key; did you mean 'train.steps'?"),
         ("trian.steps=3", "trian: unknown key; did you mean 'train'?"),
         ("learner.lr=.inf", "learner.lr: Input should be a finite number"),
+        ("learner.betas=[0.9, 1.0]", "learner.betas.1: Input should be less than 1, got 1.0"),
         ("render.seeds=[]", "render.seeds: Tuple should have at least 1 item"),
         ("train.steps=many", "train.steps: Input should be a valid integer"),
         ("train.steps=0", "train.steps: Input should be greater than or equal to 1, got 0"),
@@ -172,6 +173,13 @@ def test_a_buffer_as_long_as_the_context_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"overlong_buffer is 100, .* which is 100"):
         build_config(sections)
     build_config(sections | {"rollout": {"max_context": 101}})
+
+
+def test_a_correction_that_corrects_nothing_is_refused() -> None:
+    settings = {"correct_on_policy": True, "correction": "none"}
+    with pytest.raises(ConfigError, match=r"correct_on_policy=true corrects nothing .* masked"):
+        build_config({"learner": settings})
+    build_config({"learner": settings | {"sequence_band": [0.99, 1.01]}})
 
 
 def test_a_deterministic_run_names_every_setting_that_stands_against_it() -> None:

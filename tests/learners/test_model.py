@@ -11,6 +11,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 import learners.head
 from core.config import build_config
+from core.errors import ConfigError
 from core.records import RolloutId, TrainingSample
 from envs.chat import IMAGE, ChatFormat
 from learners.batch import build_micro_batch
@@ -216,3 +217,10 @@ def test_recomputed_layers_and_a_fused_head_change_no_number(
     oracle.assert_close(
         packed(folder, samples, chat, max_tokens=1000, share=True, gradient_checkpointing=True)
     )
+
+
+def test_an_adapter_on_what_is_not_there_is_refused(folder: Path) -> None:
+    learner = {"lora_rank": 4, "lora_targets": ["q_proj", "v_prj"]}
+    config = build_config({"policy": {"path": str(folder)}, "learner": learner})
+    with pytest.raises(ConfigError, match=r"lora_targets names v_prj, .* it has .*v_proj"):
+        load_policy(config)
