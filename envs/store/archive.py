@@ -36,7 +36,8 @@ MAX_TABLE_BYTES = 4 << 30
 MAX_BLOB_BYTES = 256 << 20
 
 _Sha256 = Field(pattern=r"^[0-9a-f]{64}$")
-
+_Count = Field(ge=0, lt=2**31)
+_Number = Field(ge=0, allow_inf_nan=False)
 
 _VALUES: Mapping[Kind, TypeAdapter[Any]] = {
     Kind.SEARCH: TypeAdapter(tuple[SearchHit, ...]),
@@ -67,9 +68,9 @@ class _EntryRow(_Row):
     provider: str
     state: str
     value: str
-    upstream_calls: int
-    cost_usd: float
-    created_s: float
+    upstream_calls: int = _Count
+    cost_usd: float = _Number
+    created_s: float = _Number
     texts: tuple[str, ...]
     images: tuple[str, ...]
 
@@ -274,7 +275,7 @@ def _checked(row: _EntryRow, archive: _Archive) -> _EntryRow:
         if row.state == State.ERROR:
             raw = json.loads(row.value)
             str(raw["message"]), str(raw["error_type"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise archive.bad(f"{where} cannot be read ({error})") from error
     if operation.key != row.key:
         raise archive.bad(f"{where} stands under a key that is not its own")
@@ -295,8 +296,9 @@ def _images(row: _EntryRow) -> tuple[ImageRef, ...]:
 
 
 def _write(store: Store, row: _EntryRow) -> None:
-    """Keep an entry with its own age, unless the store has one."""
-    operation = _operation(row)
+    """Keep an entry with its own age, unless the store has one. None is from the future: it would
+    never grow old."""
+    operation, now = _operation(row), store.now()
     with store.writing() as db:
         if db.execute("SELECT 1 FROM entries WHERE key = ?", (row.key,)).fetchone():
             return
@@ -308,7 +310,7 @@ def _write(store: Store, row: _EntryRow) -> None:
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(row.key, row.kind, row.arguments, row.version, row.provider, row.state),
-                *(row.value, row.upstream_calls, row.cost_usd, row.created_s, store.now()),
+                *(row.value, row.upstream_calls, row.cost_usd, min(row.created_s, now), now),
             ),
         )
         pairs = [(row.key, sha256) for sha256 in (*row.texts, *row.images)]

@@ -252,7 +252,8 @@ class Store:
                 with _disk("writing"):
                     self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                if self._writer.in_transaction:  # SQLite itself ends that of a full disk
+                    self._writer.execute("ROLLBACK")
                 raise
 
     def about(self, name: str) -> str:

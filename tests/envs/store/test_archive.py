@@ -118,6 +118,9 @@ HOSTILE: list[tuple[Callable[[Members], None], str]] = [
     (change_rows(lambda row: row.update(value="[]")), "cannot be read"),
     (change_rows(lambda row: row.update(extra=1)), "extra"),
     (change_rows(lambda row: row.update(cost_usd="much")), "cost_usd"),
+    (change_rows(lambda row: row.update(cost_usd=float("nan"))), "cost_usd"),
+    (change_rows(lambda row: row.update(upstream_calls=10**30)), "upstream_calls"),
+    (change_rows(lambda row: row.update(value="[" * 200_000)), "cannot be read"),
 ]
 
 
@@ -125,7 +128,9 @@ HOSTILE: list[tuple[Callable[[Members], None], str]] = [
 async def test_a_changed_archive_is_refused_whole(
     tmp_path: Path, change: Callable[[Members], None], said: str
 ) -> None:
-    export_store(await full_store(tmp_path / "a"), tmp_path / "a.tar")
+    exported = await full_store(tmp_path / "a")
+    export_store(exported, tmp_path / "a.tar")
+    exported.close()
     rewrite(tmp_path / "a.tar", change)
     store = Store(tmp_path / "b")
     before = sorted(tmp_path.rglob("*"))
@@ -133,6 +138,14 @@ async def test_a_changed_archive_is_refused_whole(
         import_store(tmp_path / "a.tar", store)
     assert store.rows("SELECT count(*) FROM entries") == [(0,)]
     assert sorted(tmp_path.rglob("*")) == before, "no file was written"
+
+
+async def test_an_answer_from_the_future_is_as_old_as_its_import(tmp_path: Path) -> None:
+    export_store(await full_store(tmp_path / "a"), tmp_path / "a.tar")
+    rewrite(tmp_path / "a.tar", change_rows(lambda row: row.update(created_s=1e18)))
+    store = Store(tmp_path / "b", now=lambda: 5.0)
+    import_store(tmp_path / "a.tar", store)
+    assert store.rows("SELECT DISTINCT created_s FROM entries") == [(5.0,)]
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil-gs", "blobs/../../evil"])

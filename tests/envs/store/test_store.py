@@ -34,6 +34,17 @@ def titles(store: Store) -> list[str]:
     )
 
 
+def test_a_full_disk_is_named_and_the_store_goes_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+    store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"):
+        write_hit(store, "a", size=100_000)
+    store._writer.execute(f"PRAGMA max_page_count = {pages + 100}")
+    write_hit(store, "b")
+    assert titles(store) == ["b"]
+
+
 def test_a_version_1_file_is_migrated_and_searchable(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "index.sqlite")
     db.executescript(MIGRATIONS[0])
