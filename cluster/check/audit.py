@@ -55,17 +55,17 @@ def audit_run(folder: Path) -> Audit:
         raise ConfigError(f"{folder} holds no {EVENTS}; give the folder of a run, e.g. runs/nano")
     endings, starts, steps = endings_of(read_rows(folder / EVENTS))
     kinds = Counter(kind for kinds in endings.values() for kind in kinds)
-    members = [row for row in read_rows(folder / TRAJECTORIES) if row["mode"] == "train"]
+    members, false_zeros = _members(read_rows(folder / TRAJECTORIES))
     return Audit(
         steps=steps,
         starts=starts,
         consumed=kinds[Ending.CONSUMED],
         filtered=kinds[Ending.FILTERED],
         failed=kinds[Ending.FAILED],
-        members=len(members),
+        members=members,
         lost=_lost(endings),
         repeated=tuple(sorted(ordinal for ordinal, kinds in endings.items() if len(kinds) > 1)),
-        false_zeros=tuple(str(row["rollout"]) for row in members if _hides_a_fault(row)),
+        false_zeros=false_zeros,
         tools=audit_tools(folder),
     )
 
@@ -118,6 +118,17 @@ def _lost(endings: Mapping[int, list[Ending]]) -> tuple[int, ...]:
     """Batches are taken oldest first, so whatever is older than a consumed one has ended."""
     newest = max((o for o, kinds in endings.items() if Ending.CONSUMED in kinds), default=-1)
     return tuple(ordinal for ordinal in range(newest) if ordinal not in endings)
+
+
+def _members(rows: Iterable[Row]) -> tuple[int, tuple[str, ...]]:
+    """How many attempts of training, and those that hide a fault; one row in memory at a time."""
+    number, hiding = 0, []
+    for row in rows:
+        if row["mode"] == "train":
+            number += 1
+            if _hides_a_fault(row):
+                hiding.append(str(row["rollout"]))
+    return number, tuple(hiding)
 
 
 def _hides_a_fault(row: Row) -> bool:

@@ -5,6 +5,7 @@ store (envs/observations.py). Out: a `ToolAudit`. A call is compared by the dige
 policy was shown. Raises ConfigError when config.yaml names a store that is not there.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,39 +55,40 @@ class ToolAudit:
 
 
 def audit_tools(folder: Path) -> ToolAudit:
-    results = list(_results(folder))
     config = _config(folder)
     mode = "live" if config is None else config.tools.mode
     recorded: Mapping[str, Observation] = {}
     counted: Mapping[str, float] = {}
     if config is not None and mode != "live":
         recorded, counted = _read_store(config, folder)
-    understood = [result for result in results if result.call_key]
-    compared = [
-        (result, recorded[result.call_key])
-        for result in understood
-        if result.call_key in recorded and (mode == "replay" or result.error is None)
-    ]
-    different = [seen for result, seen in compared if observation_digest(result) != seen.digest]
+    seen: Counter[str] = Counter()
+    different = []
+    for result in _results(folder):  # one at a time: those of a long run fill the memory
+        seen["upstream_calls"] += result.upstream_calls
+        seen["tool_errors"] += result.error is not None
+        if not result.call_key:
+            seen["bad_calls"] += 1
+            continue
+        seen["calls"] += 1
+        seen["cached_calls"] += result.cached
+        seen["stand_ins"] += result.stand_in is not None
+        known = recorded.get(result.call_key)
+        if known is not None and (mode == "replay" or result.error is None):
+            seen["compared_calls"] += 1
+            if observation_digest(result) != known.digest:
+                different.append(known.call)
+    seen["equal_calls"] = seen["compared_calls"] - len(different)
+    seen["upstream_calls"] = max(seen["upstream_calls"], int(counted.get("upstream_calls", 0)))
     prefix = "misses/"
     return ToolAudit(
         mode=mode,
-        calls=len(understood),
-        bad_calls=len(results) - len(understood),
-        compared_calls=len(compared),
-        equal_calls=len(compared) - len(different),
-        cached_calls=sum(result.cached for result in understood),
-        upstream_calls=max(
-            int(counted.get("upstream_calls", 0)), sum(result.upstream_calls for result in results)
-        ),
-        stand_ins=sum(result.stand_in is not None for result in understood),
-        tool_errors=sum(result.error is not None for result in results),
         misses={
             name.removeprefix(prefix): int(value)
             for name, value in sorted(counted.items())
             if name.startswith(prefix)
         },
-        different=tuple(seen.call for seen in different),
+        different=tuple(different),
+        **seen,
     )
 
 

@@ -1,5 +1,7 @@
 """The audit over what a recorder really writes: sound and resumed runs, every kind of fault."""
 
+import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,19 @@ def test_an_agents_own_mistake_and_a_failure_are_no_false_zeros(tmp_path: Path) 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no events"):
         audit_run(tmp_path)
+
+
+def test_a_long_run_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    result = {"text": "x" * 20_000, "images": [], "call_key": "k", "error": None}
+    row = {"mode": "train", "rollout": "1.0", "turns": [{"tool_result": result}], "masked": False}
+    line = json.dumps({**row, "score": {"value": 1.0}, "rendered": {}}) + "\n"
+    (tmp_path / "trajectories.jsonl").write_text(200 * line)
+    (tmp_path / "events.jsonl").write_text("")
+
+    tracemalloc.start()
+    audit = audit_run(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (audit.members, audit.tools.calls) == (200, 200)
+    assert peak < 200 * len(line) / 4
