@@ -3,6 +3,8 @@
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from actors.engine_thread import EngineThread
 from core.errors import InfraError
 
-WAIT_S = 5.0
+WAIT_S = 60.0
 
 
 @dataclass
@@ -57,13 +59,23 @@ def start(engine: CountdownEngine) -> EngineThread[CountdownEngine]:
     return EngineThread(lambda: engine, shutdown=lambda one: one.events.append(("shutdown",)))
 
 
+@contextmanager
+def held(thread: EngineThread[CountdownEngine]) -> Iterator[None]:
+    """Takes no step inside: what is asked for there begins together, however slow the caller."""
+    hold = threading.Event()
+    thread.call(lambda one: hold.wait(WAIT_S))
+    yield
+    hold.set()
+
+
 def test_requests_run_side_by_side_and_each_gets_its_own_output() -> None:
     engine = CountdownEngine()
     thread = start(engine)
-    futures = {
-        name: thread.request(name, lambda one, name=name, n=n: one.add(name, n))
-        for name, n in (("short", 2), ("long", 30))
-    }
+    with held(thread):
+        futures = {
+            name: thread.request(name, lambda one, name=name, n=n: one.add(name, n))
+            for name, n in (("short", 2), ("long", 30))
+        }
 
     assert futures["short"].result(WAIT_S).request_id == "short"
     assert futures["long"].result(WAIT_S).request_id == "long"
@@ -90,7 +102,8 @@ def test_a_command_runs_between_two_steps_under_running_requests() -> None:
 
 def test_a_failed_step_fails_all_that_wait_at_once_and_all_that_comes_later() -> None:
     thread = start(CountdownEngine(fail_at=3))
-    futures = [thread.request(name, lambda one, name=name: one.add(name, 9)) for name in "abc"]
+    with held(thread):
+        futures = [thread.request(name, lambda one, name=name: one.add(name, 9)) for name in "abc"]
 
     for future in futures:
         with pytest.raises(InfraError, match="Encoder cache miss"):
@@ -167,11 +180,9 @@ async def test_cancelling_takes_the_request_out_of_the_engine() -> None:
 def test_a_request_cancelled_before_it_was_added_never_enters() -> None:
     engine = CountdownEngine()
     thread = start(engine)
-    hold = threading.Event()
-    thread.call(lambda one: hold.wait(WAIT_S))
-    future = thread.request("a", lambda one: one.add("a", 5))
-    assert future.cancel()
-    hold.set()
+    with held(thread):
+        future = thread.request("a", lambda one: one.add("a", 5))
+        assert future.cancel()
 
     assert thread.call(lambda one: dict(one.left)).result(WAIT_S) == {}
     thread.close()

@@ -47,7 +47,7 @@ async def client() -> AsyncIterator[AiohttpClient]:
 
 async def get(client: AiohttpClient, url: str, *, max_bytes: int = 1000) -> HttpResponse:
     return await client.request(
-        "GET", url, headers={"X-API-KEY": "k"}, timeout_s=2.0, max_bytes=max_bytes
+        "GET", url, headers={"X-API-KEY": "k"}, timeout_s=20.0, max_bytes=max_bytes
     )
 
 
@@ -63,7 +63,7 @@ async def test_slow_names_hold_back_no_other_work(monkeypatch: pytest.MonkeyPatc
     asked = [asyncio.create_task(get(client, f"http://n{n}.test/")) for n in range(16)]
     await asyncio.sleep(0.1)
     try:
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), timeout=5) == "done"
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), timeout=20) == "done"
     finally:
         answered.set()
     for one in asked:
@@ -84,7 +84,7 @@ async def test_a_post_arrives_whole_and_the_answer_comes_back(client: AiohttpCli
             f"{url}/search",
             headers={"X-API-KEY": "k"},
             json_body={"q": "a"},
-            timeout_s=2.0,
+            timeout_s=20.0,
             max_bytes=1000,
         )
     assert (response.status, response.body) == (429, b'{"got": {"q": "a"}}')
@@ -151,7 +151,7 @@ async def test_a_post_is_not_redirected(client: AiohttpClient) -> None:
         raise web.HTTPTemporaryRedirect("/elsewhere")
 
     async with serving(away) as url:
-        response = await client.request("POST", url, json_body={}, timeout_s=2.0, max_bytes=1000)
+        response = await client.request("POST", url, json_body={}, timeout_s=20.0, max_bytes=1000)
     assert response.status == 307
 
 
@@ -263,16 +263,16 @@ def test_a_malformed_allow_list_is_named(entry: str) -> None:
 async def test_headers_must_come_soon_and_the_body_may_take_longer() -> None:
     async def slow(request: web.Request) -> web.StreamResponse:
         if request.path == "/headers":
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(2.0)
         response = web.StreamResponse()
         await response.prepare(request)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.2)
         await response.write(b"late")
         return response
 
     async with serving(slow) as url:
-        client = AiohttpClient(may_connect=only_loopback, first_byte_s=0.3)
-        with pytest.raises(ToolError, match=r"sent no headers in 0\.3 s"):
+        client = AiohttpClient(may_connect=only_loopback, first_byte_s=1.0)
+        with pytest.raises(ToolError, match=r"sent no headers in 1 s"):
             await get(client, f"{url}/headers")
         assert (await get(client, f"{url}/body")).body == b"late"
         await client.close()

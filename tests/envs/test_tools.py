@@ -74,14 +74,16 @@ def toolbox(provider: SetProvider, tmp_path: Path) -> LocalToolbox:
     return open_toolbox(provider, tmp_path)
 
 
-def open_toolbox(provider: SearchProvider, folder: Path) -> LocalToolbox:
+def open_toolbox(
+    provider: SearchProvider, folder: Path, *, deadline_s: float = 60.0
+) -> LocalToolbox:
     library = Library(Store(folder / "store"))
     tools: list[ProviderTool[Any]] = [
         SearchTool(library.search(provider), top_k=3),
         ImageSearchTool(library.image_search(provider), top_k=2),
         BrowseTool(library.pages(provider)),
     ]
-    return LocalToolbox(tools, library, deadline_s=0.5)
+    return LocalToolbox(tools, library, deadline_s=deadline_s)
 
 
 async def call(toolbox: LocalToolbox, name: str, arguments: Any) -> ToolResult:
@@ -227,8 +229,9 @@ async def test_a_provider_that_is_down_is_an_error_that_is_not_kept(
 
 
 async def test_a_provider_that_is_too_slow_is_an_error(
-    toolbox: LocalToolbox, provider: SetProvider
+    provider: SetProvider, tmp_path: Path
 ) -> None:
+    toolbox = open_toolbox(provider, tmp_path, deadline_s=0.5)
     provider.delay_s = 10.0
     result = await call(toolbox, "browse", {"url": "p1", "query": "a"})
     assert (result.text, result.error) == (UNAVAILABLE, "browse: no answer within 0.5 s")

@@ -5,9 +5,12 @@ with serving_on_a_thread(fake) as address:      # envs.fake_web.server
     await asked.search("brave").search("Torvi", k=3)
 """
 
+from dataclasses import replace
+
 from core.endpoint import Endpoint, Limits
 from core.protocols import HttpClient, ImageStore
 from envs.fake_web.app import KEY, FakeWeb
+from envs.fake_web.faults import Fault
 from envs.guard import Guard, allowed
 from envs.http import AiohttpClient
 from envs.provider import ImageSearch
@@ -33,12 +36,18 @@ WebSearch = Serper | Brave | Tavily | SerpApi | Searxng
 QUICK = Limits(
     per_second=1e6,
     max_in_flight=16,
-    timeout_s=0.5,
-    deadline_s=5.0,
+    timeout_s=20.0,
+    deadline_s=60.0,
     max_tries=3,
     first_pause_s=0.01,
 )
+"""Quick to try again; patient enough that a busy machine is not taken for a silent service."""
 PRICE_USD = 0.001
+
+
+def limits_for(fault: Fault, *, timeout_s: float = 0.5) -> Limits:
+    """Impatient only with a service that is silent on purpose."""
+    return replace(QUICK, timeout_s=timeout_s) if fault.kind.startswith("slow") else QUICK
 
 
 class Asked:
@@ -54,7 +63,7 @@ class Asked:
         return SEARCHES[name](self._service(name, key, limits))
 
     def images(self, name: str, *, limits: Limits = QUICK) -> ImageSearch:
-        downloads = DownloadLimits(timeout_s=0.5, deadline_s=3.0, max_bytes=1 << 20, min_side=32)
+        downloads = DownloadLimits(timeout_s=20.0, deadline_s=60.0, max_bytes=1 << 20, min_side=32)
         downloader = ImageDownloader(self.http, self._store, limits=downloads)
         return WebImages(self.search(name, limits=limits), downloader)
 

@@ -33,7 +33,7 @@ async def judging(
         url = server.gemini_url if kind == "gemini" else server.base_url
         config = build_config(
             {
-                "judge": {"kind": kind, "model": "m", "base_url": url, "timeout_s": 1.0}
+                "judge": {"kind": kind, "model": "m", "base_url": url, "timeout_s": 30.0}
                 | {"per_second": 1000.0, "max_tries": 3, "prompt_usd": 1.0}
                 | changes
             }
@@ -120,7 +120,8 @@ async def test_what_the_endpoint_does_not_take_is_left_out(
 async def test_a_lasting_fault_is_a_failure_and_the_group_is_normalised_without_it(
     fault: Fault, error_type: str, tries: int, tmp_path: Path
 ) -> None:
-    async with judging(tmp_path, faults=lambda *_: fault, timeout_s=0.1) as (judge, server):
+    timeout_s = 0.5 if fault is Fault.SLOW else 30.0
+    async with judging(tmp_path, faults=lambda *_: fault, timeout_s=timeout_s) as (judge, server):
         with pytest.raises(JudgeError) as caught:
             await ask(judge, tmp_path)
         assert server.num_calls == tries

@@ -280,6 +280,6 @@ async def test_at_the_deadline_what_is_there_is_the_result() -> None:
             await asyncio.sleep(60)
         return reply(good)
 
-    world = make_world(handler, deadline_s=0.2)
+    world = make_world(handler, deadline_s=1.0)
     found = (await world.images.image_search("flag", k=2)).value
     assert [world.store.get(image.ref) for image in found] == [clean_image(good)]
