@@ -1,9 +1,21 @@
 """An event loop whose clock jumps: waiting takes no time, so hours are simulated in a moment."""
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+
+def on_a_simulated_clock(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """An async test that depends on who is first, which a busy machine may change otherwise."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):

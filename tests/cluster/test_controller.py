@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from tests.fakes.learner import FakeLearner
 from tests.fakes.pool import FakePool, MemoryRecorder
 from tests.fakes.tasks import ManyTasks
 from tests.fakes.tools import FakeToolbox
+from tests.waiting import until
 
 
 class World:
@@ -86,6 +86,11 @@ class World:
             self.controller.close()
 
     @property
+    def begun(self) -> set[int]:
+        """Ordinals of which an episode has begun."""
+        return {event[1].ordinal for event in self.pool.events if event[0] == "begin"}
+
+    @property
     def endings(self) -> dict[int, Ending]:
         assert len({ordinal for ordinal, _, _ in self.recorder.endings}) == len(
             self.recorder.endings
@@ -116,7 +121,7 @@ def test_ended_tasks_are_released_but_not_those_that_were_evaluated() -> None:
     with world.running() as controller:
         controller.evaluate([make_task(1)], max_parallel=1)
         controller.advance(steps=2)
-        controller.run(asyncio.sleep(0.01))
+        controller.run(until(lambda: len(world.toolbox.events) >= 2))
     assert world.toolbox.events == [("release", (0,)), ("release", (2, 3))]
 
 
@@ -152,9 +157,8 @@ def test_one_step_off_plays_ahead_and_stays_within_its_bound() -> None:
     world = World(FakePool(), max_staleness=1)
     with world.running() as controller:
         controller.advance(steps=1)
-        controller.run(asyncio.sleep(0.05))
-        begun = {event[1].ordinal for event in world.pool.events if event[0] == "begin"}
-        assert begun == {0, 1, 2, 3}, "the next batch is in flight between calls"
+        controller.run(until(lambda: len(world.begun) >= 4))
+        assert world.begun == {0, 1, 2, 3}, "the next batch is in flight between calls"
         reports = controller.advance(steps=4)
     assert {report.metrics["staleness/max"] for report in reports} == {1.0}
     assert set(world.endings.values()) == {Ending.CONSUMED}
@@ -164,9 +168,8 @@ def test_asynchronous_runs_play_further_ahead_and_stay_within_their_bound() -> N
     world = World(FakePool(), max_staleness=3)
     with world.running() as controller:
         controller.advance(steps=1)
-        controller.run(asyncio.sleep(0.05))
-        begun = {event[1].ordinal for event in world.pool.events if event[0] == "begin"}
-        assert begun == set(range(8)), "three batches are in flight between calls"
+        controller.run(until(lambda: len(world.begun) >= 8))
+        assert world.begun == set(range(8)), "three batches are in flight between calls"
         reports = controller.advance(steps=6)
     assert [report.metrics["staleness/max"] for report in reports] == [1, 2, 3, 3, 3, 3]
     assert set(world.endings.values()) == {Ending.CONSUMED}
@@ -180,7 +183,7 @@ def test_a_resumed_run_plays_no_finished_group_again_unless_its_images_are_gone(
     first = World(FakePool(), max_staleness=1)
     with first.running() as controller:
         controller.advance(steps=1)
-        controller.run(asyncio.sleep(0.05))
+        controller.run(until(lambda: len(controller.frontier_state.finished) >= 2))
         state = controller.frontier_state
         path = save_whole(
             checkpoints, state=state, config=first.config, save_learner=controller.save_learner
@@ -192,9 +195,8 @@ def test_a_resumed_run_plays_no_finished_group_again_unless_its_images_are_gone(
     with second.running() as controller:
         controller.restore(path)
         controller.advance(steps=1)
-        controller.run(asyncio.sleep(0.05))
-    begun = {event[1].ordinal for event in second.pool.events if event[0] == "begin"}
-    assert begun == played
+        controller.run(until(lambda: len(second.begun) >= len(played)))
+    assert second.begun == played
     assert second.learner.events[-2] == ("update", 2, (2, 3))
 
 
@@ -203,7 +205,11 @@ def test_the_learner_begins_with_what_is_there_except_in_sync_mode(
     max_staleness: int, begun: list[set[int]]
 ) -> None:
     async def play(task: Task, rollout_id: RolloutId) -> None:
-        await asyncio.sleep(0.1 if task.ordinal % 2 == 0 else 0)  # the older group ends later
+        """The older group ends later."""
+        if task.ordinal == 0 and max_staleness:
+            await until(lambda: 1 in world.learner.begun)
+        elif task.ordinal % 2 == 0:
+            await asyncio.sleep(0.1)
 
     seen: list[set[int]] = []
 
@@ -221,9 +227,7 @@ def test_the_learner_begins_with_what_is_there_except_in_sync_mode(
 
     world = World(FakePool(play), learner=Watched(), max_staleness=max_staleness)
     with world.running() as controller:
-        for _ in range(2):
-            controller.advance()
-            controller.run(asyncio.sleep(0.01))
+        controller.advance(steps=2)
     assert seen[0] == begun[0]
     assert seen[1] <= begun[1]
     assert stages[:1] == (["rollout"] if max_staleness else [])
@@ -298,7 +302,7 @@ def test_a_run_without_any_gradient_stops_and_says_why() -> None:
 
 def test_a_stall_names_the_stage_the_oldest_item_and_its_age() -> None:
     async def play(task: Task, rollout_id: RolloutId) -> None:
-        await asyncio.sleep(60 if str(rollout_id) == "1.2.0" else 0)
+        await asyncio.sleep(600 if str(rollout_id) == "1.2.0" else 0)
 
     dumped: list[str] = []
 
@@ -306,10 +310,10 @@ def test_a_stall_names_the_stage_the_oldest_item_and_its_age() -> None:
         dumped.append(text)
         return Path("runs/x/stall.txt")
 
-    world = World(FakePool(play), stall_timeout_s=0.3)
+    world = World(FakePool(play), stall_timeout_s=1.0)
     world.controller._dump = dump
     with world.running() as controller:
-        with pytest.raises(StalledError, match=r"1\.2\.0, 0\.[3-9] s old; .* runs/x/stall\.txt"):
+        with pytest.raises(StalledError, match=r"1\.2\.0, \d+\.\d s old; .* runs/x/stall\.txt"):
             controller.advance()
         status = controller.status()
     assert dumped[0].splitlines()[1].endswith("s  rollout 1.2.0")
@@ -362,13 +366,11 @@ def test_a_stop_abandons_episodes_and_keeps_them_pending() -> None:
         controller.advance(steps=1)
         waiter = threading.Thread(target=lambda: _swallow(controller), daemon=True)
         waiter.start()
-        assert held.wait(5)
-        started = time.monotonic()
+        assert held.wait(60)
         controller.stop()
-        assert time.monotonic() - started < 2
         assert controller.frontier_state.step == 1
         assert controller.frontier_state.pending == (2, 3)
-        waiter.join(5)
+        waiter.join(60)
         assert not waiter.is_alive()
 
 

@@ -15,6 +15,7 @@ from tests.fakes.image_model import FakeImageModel
 from tests.fakes.images import MemoryImageStore
 from tests.fakes.judge import FakeJudge
 from tests.fakes.pool import FakePool, Play
+from tests.simulated_clock import on_a_simulated_clock
 
 
 class Watching(Places):
@@ -46,6 +47,7 @@ async def slow_first(task: Task, rollout_id: RolloutId) -> Trajectory | Failure 
     return None
 
 
+@on_a_simulated_clock
 async def test_all_members_are_played_and_stand_in_the_order_of_their_index() -> None:
     attempts: list[Member] = []
     runner = make_runner(slow_first, attempts)
@@ -53,6 +55,7 @@ async def test_all_members_are_played_and_stand_in_the_order_of_their_index() ->
     assert [member.rollout_id.index for member in members] == [0, 1, 2, 3]
 
 
+@on_a_simulated_clock
 async def test_the_slowest_of_more_are_stopped_and_leave_no_trace() -> None:
     attempts: list[Member] = []
     runner = make_runner(slow_first, attempts)
@@ -62,6 +65,7 @@ async def test_the_slowest_of_more_are_stopped_and_leave_no_trace() -> None:
     assert sorted(member.rollout_id.index for member in attempts) == [2, 3]
 
 
+@on_a_simulated_clock
 async def test_a_member_without_a_score_does_not_count_towards_the_size() -> None:
     async def play(task: Task, rollout_id: RolloutId) -> Failure | None:
         if rollout_id.index == 3:
@@ -85,6 +89,7 @@ async def test_a_bug_in_one_member_stops_the_others() -> None:
         await play_group(make_runner(play, []), make_task(), size=3, extra=0, groups_per_step=2)
 
 
+@on_a_simulated_clock
 async def test_the_work_of_a_group_that_can_have_no_spread_any_more_comes_last() -> None:
     async def play(task: Task, rollout_id: RolloutId) -> Failure | None:
         await asyncio.sleep(0.02 if rollout_id.index == 2 else 0)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.places import Places
-from tests.simulated_clock import SimulatedLoop
+from tests.simulated_clock import on_a_simulated_clock
 
 MOVES = ("enter", "cancel", "leave", "resize")
 
@@ -28,24 +28,21 @@ async def test_the_most_urgent_goes_first_and_equals_in_the_order_of_their_comin
     assert log == [(0.0,), (1.0, 4.0), (1.0, 5.0), (2.0,)]
 
 
-def test_the_oldest_that_waits_has_an_age_and_the_longest_wait_is_told_once() -> None:
-    async def play() -> None:
-        places = Places(1)
-        assert (places.oldest_waiting_s, places.take_longest_wait_s()) == (0, 0)
-        async with places.place():
-            waiting = [asyncio.create_task(hold(places, (2,), []))]
-            await asyncio.sleep(3)
-            waiting.append(asyncio.create_task(hold(places, (1,), [])))
-            await asyncio.sleep(4)
-            assert places.oldest_waiting_s == 7
-            assert places.take_longest_wait_s() == 7
-            await asyncio.sleep(1)
-        await asyncio.gather(*waiting)
-        assert (places.oldest_waiting_s, places.take_longest_wait_s()) == (0, 8)
-        assert places.take_longest_wait_s() == 0
-
-    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
-        runner.run(play())
+@on_a_simulated_clock
+async def test_the_oldest_that_waits_has_an_age_and_the_longest_wait_is_told_once() -> None:
+    places = Places(1)
+    assert (places.oldest_waiting_s, places.take_longest_wait_s()) == (0, 0)
+    async with places.place():
+        waiting = [asyncio.create_task(hold(places, (2,), []))]
+        await asyncio.sleep(3)
+        waiting.append(asyncio.create_task(hold(places, (1,), [])))
+        await asyncio.sleep(4)
+        assert places.oldest_waiting_s == 7
+        assert places.take_longest_wait_s() == 7
+        await asyncio.sleep(1)
+    await asyncio.gather(*waiting)
+    assert (places.oldest_waiting_s, places.take_longest_wait_s()) == (0, 8)
+    assert places.take_longest_wait_s() == 0
 
 
 async def test_fewer_places_put_nobody_out_and_more_let_in_at_once() -> None:
