@@ -50,7 +50,7 @@ def test_another_process_that_hangs_answers_too(tmp_path: Path) -> None:
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "up\n"
-        path = write_stall(tmp_path, "nothing moved for 300 s", wait_s=2.5)
+        path = write_stall(tmp_path, "nothing moved for 300 s", wait_s=6.0)
         text = path.read_text()
     finally:
         other.kill()

@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
 def evaluate(command: Sequence[str]) -> dict[str, Any]:
     """What it writes with --json."""
     done = subprocess.run(
-        [*command, "--json"], env=environment(), capture_output=True, text=True, timeout=240
+        [*command, "--json"], env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     tree: dict[str, Any] = json.loads(done.stdout)

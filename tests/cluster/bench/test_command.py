@@ -99,5 +99,5 @@ def knowgen(
 
 def run(command: list[str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        command, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )

@@ -186,7 +186,7 @@ def wait_until_held_back(
     judge: JudgeServer, folder: Path, process: "subprocess.Popen[bytes]"
 ) -> None:
     """All is drawn; every verdict that was paid for is on disk; all places wait for another."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it could be killed"
         drawn, judged = (count_rows(folder / f"{name}.jsonl") for name in ("render", "judge"))
