@@ -21,6 +21,7 @@ from envs.toolbox import UNAVAILABLE, LocalToolbox
 from envs.tools import SearchTool
 from tests.builders import make_rollout_id
 from tests.fakes.images import MemoryImageStore
+from tests.waiting import until_dead
 
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -108,7 +109,8 @@ async def test_an_actor_that_is_stopped_has_written_down_what_it_counted(
 async def test_an_actor_that_is_gone_is_an_error_within_the_deadline(handle: Any) -> None:
     client = SearchClient([handle], deadline_s=1.5)
     ray.kill(handle, no_restart=True)
-    result = await asyncio.wait_for(search(client, "Torvi"), timeout=10)
+    await until_dead(handle.counters)
+    result = await asyncio.wait_for(search(client, "Torvi"), timeout=60)
     assert result.text == UNAVAILABLE
     assert result.error is not None
     assert "the search actor was not reached in 2 s: ActorDiedError" in result.error

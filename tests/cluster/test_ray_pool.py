@@ -16,6 +16,7 @@ from cluster.ray_pool import NoWorkersError, RayPool
 from core.errors import FidelityError, InfraError
 from core.records import Failure, RolloutId, Stage, Task, Trajectory, WeightUpdate
 from tests.builders import make_rollout_id, make_task, make_trajectory
+from tests.waiting import until_dead
 
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -87,12 +88,26 @@ def payload(version: int) -> list[Any]:
 
 
 @pytest.fixture
-def pool() -> Iterator[RayPool]:
+def handles() -> Iterator[list[Any]]:
+    """Of two that are up: how long their processes start counts for no deadline here."""
     actor = ray.remote(Player).options(num_cpus=0.1, max_restarts=-1, max_concurrency=16)
     handles = [actor.remote() for _ in range(2)]
-    yield RayPool(handles)
+    ray.get([handle.ping.remote() for handle in handles])
+    yield handles
     for handle in handles:
         ray.kill(handle)
+
+
+@pytest.fixture
+def pool(handles: list[Any]) -> RayPool:
+    return RayPool(handles)
+
+
+async def until_long(pool: RayPool, number: int) -> None:
+    """Until so many long episodes are played: Ray starts and stops one when it comes to it."""
+    async with asyncio.timeout(60):
+        while sum([await one.handle.num_long.remote() for one in pool._workers]) != number:
+            pass
 
 
 async def play(pool: RayPool, prompt: str = "Draw.") -> Trajectory | Failure:
@@ -160,6 +175,9 @@ class Owner:
     def put(self, version: int) -> list[Any]:
         return payload(version)
 
+    def ping(self) -> str:
+        return "pong"
+
 
 async def test_workers_that_wait_for_the_weights_of_a_dead_learner_say_so(
     pool: RayPool, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +186,7 @@ async def test_workers_that_wait_for_the_weights_of_a_dead_learner_say_so(
     learner = ray.remote(Owner).options(num_cpus=0.1).remote()
     await pool.apply_weights(weights(1), await learner.put.remote(1))
     ray.kill(learner)
+    await until_dead(learner.ping)
     await asyncio.gather(play(pool, "die"), play(pool, "die"))
     with pytest.raises(LearnerLostError, match="every rollout worker waits"):
         await play(pool)
@@ -181,6 +200,7 @@ async def test_workers_that_never_come_back_end_the_run(
     monkeypatch.setattr("cluster.ray_pool.RETRY_S", 0.02)
     for worker in pool._workers:
         ray.kill(worker.handle, no_restart=True)
+        await until_dead(worker.handle.ping)
     found_out = await asyncio.gather(play(pool), play(pool))
     assert all(isinstance(one, Failure) and one.retryable for one in found_out)
     with pytest.raises(NoWorkersError, match="every rollout worker is gone"):
@@ -189,12 +209,11 @@ async def test_workers_that_never_come_back_end_the_run(
 
 async def test_an_abandoned_episode_is_taken_off_its_worker(pool: RayPool) -> None:
     episodes = [asyncio.create_task(play(pool, "long")) for _ in range(2)]
-    await asyncio.sleep(0.5)
+    await until_long(pool, 2)
     for episode in episodes:
         episode.cancel()
     await asyncio.wait(episodes)
-    left = [await worker.handle.num_long.remote() for worker in pool._workers]
-    assert left == [0, 0]
+    await until_long(pool, 0)
     assert [worker.num_episodes for worker in pool._workers] == [0, 0]
 
 
@@ -207,8 +226,8 @@ async def test_an_episode_that_takes_too_long_is_taken_off_its_worker_and_fails(
     assert isinstance(played, Failure)
     assert played.retryable
     assert (played.stage, played.error_type) == (Stage.INFRA, "EpisodeTimeout")
-    left = [await worker.handle.num_long.remote() for worker in pool._workers]
-    assert left == [0, 0]
+    await until_long(pool, 0)
+    pool._episode_timeout_s = 60
     assert isinstance(await play(pool), Trajectory), "the worker plays on"
 
 
@@ -229,15 +248,15 @@ async def test_a_worker_that_answers_nothing_any_more_is_started_afresh(
     assert all(isinstance(played, Trajectory) for played in both)
 
 
-async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended() -> None:
+async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended(
+    handles: list[Any],
+) -> None:
     """Each actor's process stands for a node of its own."""
-    actor = ray.remote(Player).options(num_cpus=0.1, max_restarts=-1, max_concurrency=16)
-    handles = [actor.remote() for _ in range(2)]
     draining: set[str] = set()
     pool = RayPool(handles, draining_nodes=lambda: draining)
     first, second = pool._workers
     episodes = [asyncio.create_task(play(pool, "long")) for _ in range(2)]
-    await asyncio.sleep(0.1)
+    await until_long(pool, 2)
     assert len(await pool.read_engines()) == 2
     assert first.node_id is not None
     draining.add(first.node_id)
@@ -254,8 +273,6 @@ async def test_a_worker_leaves_a_draining_node_when_its_last_episode_has_ended()
         await pool._returned.wait_for(lambda: first.ready)
     await pool.read_engines()
     assert not first.draining, "it is somewhere else"
-    for handle in handles:
-        ray.kill(handle)
 
 
 async def test_workers_that_do_not_answer_are_left_out_of_the_stats(pool: RayPool) -> None:
