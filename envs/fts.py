@@ -4,9 +4,13 @@ FTS5's words are what stands between spaces and signs. Where a text is indexed `
 character of a script without spaces is a word, and a query asks for every two neighbours of its own
 side by side: "東京都" finds what has "東京" or "京都". (FTS5's trigrams would find no word of two
 characters, which most Chinese ones are.)
+
+An index holds texts as they were written; a query asks for its words as they are written and in
+their compatibility form, so that full-width letters and digits find the plain ones.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -35,12 +39,17 @@ def match_any_word(query: str) -> str | None:
 
     Every word is quoted, so none is FTS syntax.
     """
-    return _any_of(_WORD.findall(query.lower()))
+    return _any_of(word for form in _forms(query) for word in _WORD.findall(form))
 
 
 def match_any_word_of_spaced(query: str) -> str | None:
     """The same for rows that were indexed `spaced`."""
-    return _any_of(_spaced_words(query.lower()))
+    return _any_of(word for form in _forms(query) for word in _spaced_words(form))
+
+
+def _forms(query: str) -> tuple[str, ...]:
+    plain = query.lower()
+    return (plain,) if query.isascii() else (plain, unicodedata.normalize("NFKC", plain).lower())
 
 
 def _spaced_words(query: str) -> Iterator[str]:

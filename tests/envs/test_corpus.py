@@ -139,6 +139,16 @@ async def test_the_sign_that_repeats_a_character_has_neighbours_too(tmp_path: Pa
     assert [hit.url for hit in (await Corpus(path).search("佐々木", k=3)).value] == ["sasaki"]
 
 
+@pytest.mark.parametrize(
+    "query", ["\uff2b\uff45\uff41", "\uff11\uff19\uff16\uff10", "\ufb01sh", "\uff76\uff85"]
+)
+async def test_compatibility_forms_find_the_plain_ones(tmp_path: Path, query: str) -> None:
+    path = tmp_path / "corpus.sqlite"
+    pages = [Page(url="kea", title="Kea", text="Seen in 1960, eats fish, カナ."), *PAGES]
+    build_corpus(path, pages=pages, images=[], store=MemoryImageStore())
+    assert [hit.url for hit in (await Corpus(path).search(query, k=1)).value] == ["kea"]
+
+
 @given(text=st.text())
 def test_a_text_comes_back_from_its_index_as_it_was(text: str) -> None:
     plain = unspaced(text)  # a page has no unit separators
