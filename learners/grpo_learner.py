@@ -164,7 +164,7 @@ class GrpoLearner:
                         save_policy,
                         self._policy.lm,
                         base_path=self._config.policy.path,
-                        weights=host_copy(plain_weights(self._policy.lm)),
+                        weights=host_copy(plain_weights(self._policy.lm), masters=state.tensors),
                     )
                     self._writer.start(Path(folder), state=state, write_policy=write_policy)
         return self.version

@@ -187,12 +187,20 @@ def plain_weights(lm: Qwen3VLForConditionalGeneration) -> dict[str, torch.Tensor
     return dict(merged(base, adapters(lm), scale=scales[0])) if scales else base
 
 
-def host_copy(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies that training does not touch; tensors that share memory (a tied head) still do."""
+def host_copy(
+    tensors: Mapping[str, torch.Tensor], *, masters: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Copies that training does not touch; tensors that share memory (a tied head) still do.
+
+    A weight whose master, by "master/lm.<name>", has its dtype is that master: a copy is there.
+    """
     copies: dict[int, torch.Tensor] = {}
-    for tensor in tensors.values():
-        if tensor.data_ptr() not in copies:
-            copies[tensor.data_ptr()] = tensor.detach().to("cpu", copy=True)
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in copies:
+            continue
+        master = masters.get(f"master/lm.{name}")
+        same = master is not None and master.dtype == tensor.dtype
+        copies[tensor.data_ptr()] = master if same else tensor.detach().to("cpu", copy=True)
     return {name: copies[tensor.data_ptr()] for name, tensor in tensors.items()}
 
 

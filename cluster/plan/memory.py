@@ -80,6 +80,9 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     count, each = _every_learner(config)
     sent = _sent_bytes(config, policy)
     masters = 0 if learner.own_masters else trained
+    # Of a float32 weight the copy of its master is enough; adapters are in no weight.
+    are_masters = learner.dtype == "float32" and learner.lora_rank is None
+    copied = policy.params - (trained if are_masters else 0)
     state = (
         ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
         ("master weights", masters * 4, f"{masters:,} trained x 4 B besides the weights"),
@@ -87,8 +90,8 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
         ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
         (
             "checkpoint",
-            policy.params * width + trained * 12,
-            f"a copy while it is written: {policy.params:,} x {width} B + {trained:,} x 12 B",
+            copied * width + trained * 12,
+            f"a copy while it is written: {copied:,} x {width} B + {trained:,} x 12 B",
         ),
         ("last broadcast", sent, f"kept to compare with: {sent:,} B"),
     )

@@ -15,7 +15,7 @@ from envs.chat import ChatFormat
 from learners import engine, head
 from learners.advantage import NoSignal, group_advantages
 from learners.batch import build_micro_batch
-from learners.checkpoint import load_checkpoint, policy_folder
+from learners.checkpoint import CheckpointWriter, TrainState, load_checkpoint, policy_folder
 from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner, select_samples
 from learners.lora import BaseWeights
@@ -242,6 +242,26 @@ def test_a_save_holds_the_moment_it_was_asked_for(world: World, tmp_path: Path) 
     assert not torch.equal(saved.tensors[head], later.tensors[head])
     weights = load_file(policy_folder(tmp_path / "one") / "model.safetensors")
     assert "lm_head.weight" not in weights, "the tied head is written once"
+
+
+@pytest.mark.parametrize("zero_stage", [None, 1, 3])
+def test_a_save_copies_a_float32_weight_once(
+    world: World, tmp_path: Path, zero_stage: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: dict[str, Any] = {}
+
+    def start(writer: Any, folder: Path, *, state: TrainState, write_policy: Any) -> None:
+        saved.update(masters=state.tensors, weights=write_policy.keywords["weights"])
+
+    monkeypatch.setattr(CheckpointWriter, "start", start)
+    with world.learner(zero_stage=zero_stage) as learner:
+        learner.update(world.groups())
+        learner.begin_save(str(tmp_path / "one"))
+        now = weights_of(learner)
+    masters = {tensor.data_ptr() for tensor in saved["masters"].values()}
+    copied = {n for n, weight in saved["weights"].items() if weight.data_ptr() not in masters}
+    assert copied == {name for name in now if ".visual." in name}, "only what stands still"
+    assert all(torch.equal(saved["weights"][name], weight) for name, weight in now.items())
 
 
 def test_a_save_that_fails_is_told_when_it_is_waited_for(world: World, tmp_path: Path) -> None:

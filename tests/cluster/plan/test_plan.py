@@ -129,6 +129,8 @@ def test_frozen_vision_needs_neither_gradient_nor_optimizer() -> None:
 
     assert find(figures, "learner (host)", "weights").value == 4 * policy.params
     assert find(figures, "learner (host)", "optimizer").value == 8 * policy.text_params
+    copied = 4 * (policy.params - policy.text_params) + 12 * policy.text_params
+    assert find(figures, "learner (host)", "checkpoint").value == copied
 
 
 def test_adapters_alone_are_trained_with_lora() -> None:
