@@ -10,6 +10,8 @@ ValueError for tensors that are not floating point.
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -102,10 +104,12 @@ class WeightPublisher:
         sampled = blocks[:: max(1, len(blocks) // _SAMPLED_BLOCKS)]
         scratch = np.empty(_BLOCK_WORDS, self._word)
         changed = total = 0
-        for spec, at in sampled:
-            new, old = self._compare(state_dict[spec.name], spec, at, scratch)
-            changed += delta.changed(new, old).size
-            total += new.size
+        for spec, of_spec in groupby(sampled, key=itemgetter(0)):
+            flat = state_dict[spec.name].detach().reshape(-1)
+            for _, at in of_spec:
+                new, old = self._compare(flat, spec, at, scratch)
+                changed += delta.changed(new, old).size
+                total += new.size
         return changed / max(1, total)
 
     def _write_all(
@@ -132,8 +136,9 @@ class WeightPublisher:
         differences: list[np.ndarray] = []
         for spec in members:
             first = (spec.offset - members[0].offset) // self._word.itemsize
+            flat = state_dict[spec.name].detach().reshape(-1)
             for at in _block_starts(spec):
-                new, old = self._compare(state_dict[spec.name], spec, at, scratch)
+                new, old = self._compare(flat, spec, at, scratch)
                 changed = delta.changed(new, old)
                 positions.append(changed + (first + at))
                 differences.append(new[changed] - old[changed])
@@ -141,13 +146,13 @@ class WeightPublisher:
         return delta.encode(_joined(positions, np.int64), _joined(differences, self._word))
 
     def _compare(
-        self, tensor: torch.Tensor, spec: TensorSpec, at: int, scratch: np.ndarray
+        self, flat: torch.Tensor, spec: TensorSpec, at: int, scratch: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The bits of one block of a tensor, now (where it lies, or in `scratch`) and in the
+        """The bits of one block of a tensor [n], now (where it lies, or in `scratch`) and in the
         buffer, which can be written."""
         whole = self._flat[spec.offset : spec.offset + num_bytes(spec)].view(self._word)
         old = whole[at : at + _BLOCK_WORDS]
-        block = tensor.detach().reshape(-1)[at : at + _BLOCK_WORDS]
+        block = flat[at : at + _BLOCK_WORDS]
         if self._lies_ready(block):
             return _bytes_of(block).view(self._word), old
         new = scratch[: old.size]
