@@ -6,13 +6,12 @@
 
 A folder is written beside its place, flushed to disk, and renamed. What a crash leaves behind is a
 hidden temporary folder, or (on a failing disk) a folder whose files do not have the sizes that
-state.json tells: both are recognised and left alone.
+state.json tells: both are recognised and never loaded.
 """
 
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from core.errors import ConfigError
 from core.files import (
+    draft_beside,
     file_sizes,
     flush_tree,
+    mend_replaced,
     put_folder_in_place,
     write_json_atomic,
     write_step,
@@ -52,7 +53,7 @@ def save_checkpoint(
 ) -> None:
     """Write the folder whole; one that stands there already is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    scratch = draft_beside(folder)
     scratch.mkdir()
     try:
         (scratch / _POLICY).mkdir()
@@ -139,6 +140,13 @@ def latest_checkpoint(root: Path) -> Path | None:
             return folder
         logger.warning("skipped checkpoint %s: it %s", folder, damage)
     return None
+
+
+def clean_up(root: Path) -> None:
+    """Mend and remove what killed processes left half-written; only while nothing is saved."""
+    mend_replaced(root)
+    for draft in root.glob(".*.draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def prune_checkpoints(root: Path, *, keep: int) -> None:

@@ -23,6 +23,7 @@ from envs.chat import ChatFormat
 from learners.batch import build_micro_batch
 from learners.checkpoint import (
     TrainState,
+    clean_up,
     find_damage,
     latest_checkpoint,
     load_checkpoint,
@@ -124,6 +125,7 @@ class _Trainer:
         return self._folder / f"step_{self.step:06d}"
 
     def resume(self) -> None:
+        clean_up(self._folder)
         last = latest_checkpoint(self._folder)
         if last is None:
             return
