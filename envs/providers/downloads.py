@@ -12,6 +12,7 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES_PER_IMAGE = 2
 """Asked for per image wanted; downloads often fail."""
+DECODERS = 4
+"""Images that one process decodes at once: a file of 113 KiB may unfold to more than 1 GiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,7 @@ class ImageDownloader:
         self._store = store
         self._limits = limits
         self._places = asyncio.Semaphore(limits.max_in_flight)
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="images")
         self._count = count
 
     async def gather(
@@ -110,7 +114,8 @@ class ImageDownloader:
         try:
             data = await self._read(candidate)
             # Decoding and writing take long enough to be kept off the event loop.
-            ref = await asyncio.to_thread(self._keep, data)
+            loop = asyncio.get_running_loop()
+            ref = await loop.run_in_executor(self._decoders, self._keep, data)
         except DataError as error:
             self._skip("not an image", error)
             return None

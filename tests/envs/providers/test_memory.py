@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,7 @@ from core.protocols import HttpResponse
 from envs.guard import Guard
 from envs.images import clean_image
 from envs.provider import Page, SearchHit
+from envs.providers import downloads
 from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
 from envs.providers.jina import Jina
 from envs.providers.searxng import Searxng
@@ -180,6 +184,30 @@ def image_web(images: dict[str, HttpResponse]) -> Callable[[str, str, Any], Http
         return reply({"images": found}) if url == IMAGES_URL else images[url]
 
     return handler
+
+
+async def test_few_images_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may unfold to a GiB, and a large machine has many threads."""
+    counting, running, most = threading.Lock(), 0, 0
+
+    def slow(data: bytes) -> bytes:
+        nonlocal running, most
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with counting:
+            running -= 1
+        return data
+
+    monkeypatch.setattr(downloads, "clean_image", slow)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(16))
+    pictures = [png_bytes((n, 0, 0), size=(64, 64)) for n in range(16)]
+    web = {f"https://i.test/{n}": reply(picture) for n, picture in enumerate(pictures)}
+    found = (await make_world(image_web(web)).images.image_search("flag", k=16)).value
+    assert len(found) == 16
+    assert most == downloads.DECODERS
 
 
 async def test_bad_images_are_replaced_by_the_next_candidates_in_order() -> None:
