@@ -82,7 +82,7 @@ def test_a_learner_may_have_nothing_to_do_and_another_no_image(world: World) -> 
     one, (first, second) = world.one_and_two(config, world.groups([[0.0, 1.0]]))
     assert one.report.metrics["learner/micro_batches"] == 2
     # AdamW makes steps of 1e-3 of gradients that are nothing but rounding, as a key's bias has.
-    assert largest_difference(first, one) < 2e-5
+    assert largest_difference(first, one) < 1e-5
     assert largest_difference(first, second) == 0
 
 
