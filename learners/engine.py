@@ -42,7 +42,11 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
         zero["offload_optimizer"] = host
         if stage == 3:
             zero["offload_param"] = host
+    # Gradients of many packs are added up: in bfloat16 a small one beside a large one is lost.
+    # Stage 1 cannot hold them in float32.
+    sums = {"grad_accum_dtype": "fp32"} if stage >= 2 else {}
     return {
+        "data_types": sums,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
@@ -59,7 +63,8 @@ def zero_stage(config: LearnerConfig) -> int:
     """`learner.zero_stage`, chosen where it is None; 0: no ZeRO."""
     if config.own_masters and num_learners() == 1:  # whatever the config says, peers must add up
         return 0
-    return config.zero_stage or 1
+    precise = config.dtype == "bfloat16" and num_learners() == 1
+    return config.zero_stage or (2 if precise else 1)
 
 
 def warmup_lr(step: int, *, base: float, warmup_steps: int) -> float:

@@ -27,7 +27,8 @@ class LearnerConfig(Section):
     """Of each learner."""
     zero_stage: Literal[1, 2, 3] | None = None
     """What DeepSpeed's ZeRO cuts up: 1 optimizer state, 2 gradients too, 3 weights too. None: 1, or
-    nothing at all where one CPU learner computes in float32."""
+    nothing at all where one CPU learner computes in float32, or 2 where one learner computes in
+    bfloat16: 2 and 3 add up the gradients of several packs in float32, 1 in `dtype`."""
     lr: float = Field(3e-4, gt=0)
     warmup_steps: int = Field(5, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.95)

@@ -88,6 +88,18 @@ def test_masters_of_its_own_are_those_that_zero_keeps() -> None:
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("zero_stage", [None, 2, 3])
+def test_small_gradients_of_bfloat16_add_up_beside_a_large_one(zero_stage: int | None) -> None:
+    """d/dw of w x is x: 1,024 and 64 times 1, of which bfloat16 would keep 1,024 alone."""
+    config = LearnerConfig(dtype="bfloat16", zero_stage=zero_stage, max_grad_norm=1e9)
+    engine = TrainEngine(torch.nn.Linear(1, 1, bias=False).bfloat16(), config=config)
+    for size in (1024, *[1] * 64):
+        engine.backward(engine.forward(torch.full((1, 1), size, dtype=torch.bfloat16)).sum())
+    norm = engine.step(lr=0.1)
+    engine.close()
+    assert norm == 1088
+
+
 class Untied(torch.nn.Module):
     """Words in, scores of the next ones out, through a head that is not the embedding."""
 

@@ -13,9 +13,9 @@ def test_a_cpu_learner_offloads_nothing() -> None:
 
 def test_only_float32_weights_of_a_cpu_learner_are_their_own_masters() -> None:
     assert zero_stage(LearnerConfig()) == 0
-    assert zero_stage(LearnerConfig(dtype="bfloat16")) == 1
+    assert zero_stage(LearnerConfig(dtype="bfloat16")) == 2
     assert zero_stage(LearnerConfig(device="cuda")) == 1
-    assert zero_stage(LearnerConfig(zero_stage=2)) == 2
+    assert zero_stage(LearnerConfig(zero_stage=3)) == 3
 
 
 def test_gradients_are_clipped_by_deepspeed_or_by_us_but_not_by_both() -> None:
