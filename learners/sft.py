@@ -8,7 +8,10 @@ had; Ctrl-C saves first. Fails with ConfigError, FidelityError or LearnerError.
 
 import logging
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -150,7 +153,8 @@ class _Trainer:
                 warmup_steps=max(1, round(WARMUP_SHARE * self._config.sft.steps)),
                 total_steps=self._config.sft.steps,
             )
-            self._engine.step(lr=lr)
+            with _interrupts_wait():  # half an optimizer step is no state to save
+                self._engine.step(lr=lr)
         return SftStep(
             step=self.step,
             total_steps=self._config.sft.steps,
@@ -192,6 +196,24 @@ class _Trainer:
 
     def close(self) -> None:
         self._engine.close()
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM that come meanwhile do what they do at the end of it."""
+    if threading.current_thread() is not threading.main_thread():  # which alone has handlers
+        yield
+        return
+    came: list[int] = []
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def split(

@@ -1,16 +1,19 @@
 """Supervised fine-tuning on DeepSpeed: it learns, stops and goes on, and saves a usable policy."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cluster.signals import stopped_like_ctrl_c
 from core.config import Config, build_config
 from core.errors import ConfigError
 from core.records import TrainingSample
 from envs.chat import ChatFormat
 from learners.checkpoint import latest_checkpoint
+from learners.masters import OwnMasters
 from learners.sft import SftStep, run_sft, split, teacher_samples
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
@@ -84,6 +87,32 @@ def test_the_loss_falls_and_an_interrupted_run_ends_bit_equal(world: World, tmp_
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
     kept = sorted(path.name for path in (tmp_path / "halves").iterdir())
     assert kept == ["step_000004", "step_000006"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_inside_of_an_optimizer_step_waits_for_its_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = HfPolicy(world.run(tmp_path / "whole", [])).model.state_dict()
+    step = OwnMasters.step
+
+    def stopped(masters: OwnMasters, **settings: float) -> float:
+        norm = step(masters, **settings)
+        steps.append(norm)
+        if len(steps) == 3:
+            signal.raise_signal(number)
+        return norm
+
+    steps: list[float] = []
+    monkeypatch.setattr(OwnMasters, "step", stopped)
+    with stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
+        world.run(tmp_path / "halves", [])
+    last = latest_checkpoint(tmp_path / "halves")
+    assert last is not None
+    assert last.name == "step_000003"
+    resumed = HfPolicy(world.run(tmp_path / "halves", [])).model.state_dict()
+    assert len(steps) == 6
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_the_loss_is_plain_cross_entropy_of_the_assistants_tokens(
