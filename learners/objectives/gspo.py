@@ -4,7 +4,8 @@
     J_t = min(s A_t, clip(s, 1 - clip_low, 1 + clip_high) A_t)
 
 A sequence is clipped whole or not at all. s stays near 1, so the bounds are far tighter than those
-of a token's ratio (the paper: 3e-4 and 4e-4).
+of a token's ratio (the paper: 3e-4 and 4e-4), and than the rounding between a bfloat16 engine and
+the learner: `learner.correct_on_policy` takes the ratio to the learner's own log-probs.
 """
 
 import torch
