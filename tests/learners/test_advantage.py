@@ -103,6 +103,25 @@ def test_a_penalty_is_added_before_the_statistics() -> None:
     assert advantages == {group.members[0].rollout_id: 0.5, long_one: -0.5}
 
 
+def test_a_penalty_is_one_part_more_where_parts_are_normalised_apart() -> None:
+    # image and text do not spread; the penalty does: 0 and -0.4 -> +-1 / sqrt 2, weight 1
+    group = make_group([two_parts(0.5, 0.5, 0.5)] * 2)
+    long_one = group.members[1].rollout_id
+    advantages = group_advantages(
+        group,
+        use_std=True,
+        normalise="per_part",
+        penalty=lambda member: -0.4 * (member.rollout_id == long_one),
+    )
+    assert not isinstance(advantages, NoSignal)
+    assert advantages[long_one] == pytest.approx(-math.sqrt(0.5), abs=1e-4)
+
+
+def test_rounding_is_no_spread() -> None:
+    group = make_group([0.3, 0.1 + 0.2])
+    assert group_advantages(group, use_std=True) is NoSignal.NO_SPREAD
+
+
 def test_a_recipe_prices_the_whole_length_of_an_episode() -> None:
     """limit 100, buffer 40: 60 tokens are free, 80 cost 0.5, 105 cost 1."""
     config = build_config(

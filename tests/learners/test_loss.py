@@ -175,6 +175,14 @@ def test_a_sequence_far_from_its_rollout_teaches_nothing() -> None:
     assert trace.sequence_masked.tolist() == [False, False, True]
 
 
+def test_a_sequence_is_judged_by_its_geometric_mean() -> None:
+    # weights 2 and 1/2: their geometric mean is 1, their mean 1.25
+    known = targets(logs(0.2, 0.4), [1.0] * 2, off_policy=True)
+    value, trace = loss_of(logs(0.4, 0.2), known, correction="none", sequence_band=(0.9, 1.1))
+    assert value == pytest.approx(-2.0)
+    assert not trace.sequence_masked.any()
+
+
 def test_the_distance_to_a_reference_is_a_price() -> None:
     # k3 with d = log 2: 1/2 - 1 + log 2
     known = targets(logs(0.5), [1.0], reference=logs(0.25))
@@ -196,6 +204,18 @@ def test_a_gspo_sequence_is_clipped_whole() -> None:
     value, trace = loss_of(logs(0.6, 0.5, 0.55), known, objective="gspo")
     assert value == pytest.approx(-(2 * 1.28 + 1.1))
     assert trace.clipped.tolist() == [True, True, False]
+
+
+def test_a_gspo_ratio_is_the_geometric_mean_of_those_of_its_tokens() -> None:
+    # ratios 1.2 and 0.9: sqrt(1.08), and each token's share of its gradient is half of it
+    logprobs = logs(0.6, 0.45).requires_grad_()
+    known = targets(logs(0.5, 0.5), [2.0, 2.0])
+    settings = LearnerConfig(objective="gspo", aggregation="sequence_mean")
+    loss, _ = policy_loss(logprobs, torch.zeros(2), known, settings=settings, normaliser=1.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(-2 * math.sqrt(1.08))
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-math.sqrt(1.08)] * 2)
 
 
 def test_a_cispo_token_beyond_the_bound_keeps_its_gradient() -> None:
