@@ -140,6 +140,18 @@ def test_a_sampled_banned_token_is_refused(chat: ChatFormat) -> None:
         build_micro_batch([sample], chat=chat, images=MemoryImageStore())
 
 
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [((1, 0, 0, 1), "first token has no context"), ((0, 0, 0, 0), "sampled none of its tokens")],
+)
+def test_a_sequence_without_something_to_predict_is_refused(
+    chat: ChatFormat, mask: tuple[int, ...], sentence: str
+) -> None:
+    sample = replace(make_sample(prompt_ids=(5, 6), completion_ids=(8, 9)), loss_mask=mask)
+    with pytest.raises(FidelityError, match=sentence):
+        build_micro_batch([sample], chat=chat, images=MemoryImageStore())
+
+
 def test_samples_of_different_temperatures_are_not_mixed(chat: ChatFormat) -> None:
     samples = [make_sample(), make_sample(sampling=make_sampling(temperature=1.0))]
     with pytest.raises(FidelityError, match="drawn in 2 ways"):

@@ -301,6 +301,37 @@ def test_damage_to_any_byte_is_noticed_and_a_snapshot_mends_it(
     assert {n: bits(t) for n, t in mended.items()} == {n: bits(t) for n, t in second.items()}
 
 
+def test_after_an_update_that_could_not_be_stored_the_next_one_stands_alone() -> None:
+    """The buffer was brought up to date, but nobody has what it was brought up to."""
+    first, second, third = steps(11, count=3, share=0.5, dtype="bfloat16")
+    full = [False]
+
+    def store(part: np.ndarray) -> np.ndarray:
+        if full[0]:
+            raise MemoryError("the object store is full")
+        return part.copy()
+
+    publisher = WeightPublisher(dtype="bfloat16", mode="delta", snapshot_every=9, store=store)
+    receiver = WeightReceiver()
+    receiver.receive(*publisher.publish(first, version=1))
+    full[0] = True
+    with pytest.raises(MemoryError):
+        publisher.publish(second, version=2)
+    full[0] = False
+    update, payload = publisher.publish(third, version=2)
+    assert update.base_version is None
+    received = dict(receiver.receive(update, payload))
+    assert {n: bits(t) for n, t in received.items()} == {n: bits(t) for n, t in third.items()}
+
+
+def test_a_forgetful_publisher_sends_everything_next() -> None:
+    first, second = steps(13, count=2, share=0.01, dtype="bfloat16")
+    publisher = WeightPublisher(dtype="bfloat16", mode="delta", snapshot_every=9)
+    publisher.publish(first, version=1)
+    publisher.forget()
+    assert publisher.publish(second, version=2)[0].base_version is None
+
+
 def test_a_version_made_again_is_not_mistaken_for_the_base() -> None:
     """A learner that was restored makes version 1 once more, with other bits."""
     first, other, next_ = steps(7, count=3, share=0.5, dtype="bfloat16")

@@ -85,7 +85,10 @@ def test_turns_may_differ_in_their_seed() -> None:
     build_sample(with_turn(make_trajectory(), 0, completion=other), advantage=1.0)
 
 
-@pytest.mark.parametrize("spans", [((0, 0, 2),), ((0, 1, 3),), ((0, 0, 1), (1, 2, 3)), ()])
+@pytest.mark.parametrize(
+    "spans",
+    [((0, 0, 2),), ((0, 1, 3),), ((0, 0, 1), (1, 2, 3)), ((0, 0, 2), (1, 3, 4)), ()],
+)
 def test_version_spans_must_cover_the_completion(spans: tuple[tuple[int, int, int], ...]) -> None:
     broken = make_completion([10, 11, 2], policy_versions=spans)
     with pytest.raises(FidelityError, match="version spans"):
