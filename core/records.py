@@ -468,6 +468,8 @@ def to_jsonable(record: Any) -> Any:
     """A record as plain JSON types: tuples become lists, enums become strings."""
     if isinstance(record, StrEnum):
         return record.value
+    if record is None or isinstance(record, (str, int, float)):
+        return record
     if hasattr(record, "__dataclass_fields__"):
         return {name: to_jsonable(getattr(record, name)) for name in record.__dataclass_fields__}
     if isinstance(record, Mapping):

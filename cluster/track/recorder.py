@@ -23,6 +23,7 @@ from cluster.frontier import Ending, FrontierState
 from cluster.parts import Mode
 from cluster.track.timeline import Span
 from core.records import Failure, Group, Member, Trajectory, Turn, to_jsonable
+from core.wire import pack_rows
 
 TRAJECTORIES = "trajectories.jsonl"
 METRICS = "metrics.jsonl"
@@ -99,12 +100,14 @@ def trajectory_digest(trajectory: Trajectory) -> str:
     Two runs of one seed in sync mode, over an unchanging tool world, have equal digests on a CPU.
     """
     seen = hashlib.sha256()
-    for turn in trajectory.turns:
+    prompts = pack_rows([turn.prompt_ids for turn in reversed(trajectory.turns)])
+    for turn, (begun, length, ids) in zip(reversed(trajectory.turns), prompts, strict=True):
         completion = turn.completion
         pixels = [image.pixel_digest for image in turn.images]
-        sizes = [len(turn.prompt_ids), len(completion.token_ids), len(pixels)]
-        for numbers in (sizes, turn.prompt_ids, completion.token_ids):
-            seen.update(array("i", numbers))
+        sizes = (begun, length, len(ids), len(completion.token_ids), len(pixels))
+        seen.update(array("i", sizes))
+        seen.update(ids)
+        seen.update(array("i", completion.token_ids))
         seen.update(array("d", completion.logprobs))
         seen.update("".join(pixels).encode())
     return seen.hexdigest()

@@ -103,6 +103,7 @@ def test_records_pickle_and_become_plain_json() -> None:
     assert pickle.loads(pickle.dumps(trajectory)) == trajectory
     plain = json.loads(json.dumps(to_jsonable(trajectory)))
     assert plain["stop_reason"] == StopReason.ANSWER.value
+    assert type(to_jsonable(StopReason.ANSWER)) is str
     assert plain["rollout_id"]["ordinal"] == trajectory.rollout_id.ordinal
 
 

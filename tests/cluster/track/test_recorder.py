@@ -1,6 +1,9 @@
 """The recorder: rows read back, resumed files go on, torn rows are skipped."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cluster.frontier import Ending
 from cluster.track.recorder import (
@@ -10,16 +13,19 @@ from cluster.track.recorder import (
     JsonlRecorder,
     read_rows,
     read_steps,
+    trajectory_digest,
 )
 from cluster.track.timeline import Span
-from core.records import Member, ToolCall, ToolResult
+from core.records import Member, ToolCall, ToolResult, Trajectory
 from tests.builders import (
     make_answer,
+    make_completion,
     make_failure,
     make_found_image,
     make_group,
     make_rollout_id,
     make_score,
+    make_seen_image,
     make_task,
     make_trajectory,
     make_turn,
@@ -98,3 +104,32 @@ def test_a_step_that_was_done_again_counts_once_as_it_was_the_last_time(tmp_path
     recorder.close()
     rows = read_steps(tmp_path)
     assert [(row["step"], row["reward/mean"]) for row in rows] == [(1, 0.1), (2, 0.25), (3, 0.35)]
+
+
+def seen_trajectory(
+    prompts: Sequence[Sequence[int]] = ((1, 5, 6), (1, 5, 6, 10, 11, 2, 7)), **last: Any
+) -> Trajectory:
+    turns = [make_turn(prompt_ids=prompt) for prompt in prompts]
+    return make_trajectory(turns=(*turns[:-1], replace(turns[-1], **last)))
+
+
+OTHERS = (
+    seen_trajectory([(1, 4), (1, 5, 6, 10, 11, 2, 7)]),
+    seen_trajectory([(1, 5), (1, 5, 6, 10, 11, 2, 7)]),
+    seen_trajectory([(1, 5, 6), (1, 5, 6, 10, 11, 2, 8)]),
+    seen_trajectory([(1, 5, 6, 10, 11, 2, 7), (1, 5, 6)]),
+    seen_trajectory([(1, 5, 6, 10, 11, 2, 7)]),
+    seen_trajectory(completion=make_completion((10, 12, 2))),
+    seen_trajectory(completion=make_completion(logprobs=(-0.5, -0.5, -0.5000000000000001))),
+    seen_trajectory(images=(make_seen_image("a"),)),
+    seen_trajectory(images=(make_seen_image("b"),)),
+)
+"""Each differs in one thing: a prompt, its length, the order, the number of turns, a sampled
+token, the last bit of a logprob, pixels."""
+
+
+def test_digests_are_equal_for_what_the_learner_sees_and_for_nothing_else() -> None:
+    text = seen_trajectory(text="nobody trains on this")
+    assert trajectory_digest(text) == trajectory_digest(seen_trajectory())
+    digests = {trajectory_digest(one) for one in (text, *OTHERS)}
+    assert len(digests) == 1 + len(OTHERS)
