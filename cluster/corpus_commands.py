@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.console import clear_errors, console
+from cluster.console import clear_errors, console, tell
 from core.errors import ToolError
 
 corpus_app = typer.Typer(no_args_is_help=True, help="What the tools search, and have fetched.")
@@ -49,11 +49,10 @@ def build(
         corpus = Corpus(out / CORPUS)
         size = corpus.size
         corpus.close()
-    console.print(f"{size.pages} pages and {size.images} images in {out}")
-    console.print(
+    tell(f"{size.pages} pages and {size.images} images in {out}")
+    tell(
         f"use it: gensearcher train tools.search=local tools.image_search=local "
-        f"tools.pages=local tools.corpus={out}",
-        soft_wrap=True,
+        f"tools.pages=local tools.corpus={out}"
     )
 
 
@@ -69,7 +68,7 @@ def stats(folder: StoreFolder, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
+        tell(f"{name}: {value}")
 
 
 @corpus_app.command()
@@ -106,10 +105,9 @@ def export_command(
         store = Store.existing(folder)
         make_folder(archive.parent, named="the archive's path")
         moved = export_store(store, archive)
-    console.print(
+    tell(
         f"{moved.entries} entries, {moved.blobs} files and {moved.observations} observations "
-        f"in {archive}",
-        soft_wrap=True,
+        f"in {archive}"
     )
 
 
@@ -124,7 +122,7 @@ def import_command(
 
     with _failures(), clear_errors():
         moved = import_store(archive, Store(folder))
-    console.print(f"{moved.entries} entries and {moved.blobs} files are in {folder}")
+    tell(f"{moved.entries} entries and {moved.blobs} files are in {folder}")
 
 
 @corpus_app.command()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -50,7 +51,8 @@ def draw_memory(plan: Plan) -> RenderableType:
 
 
 def draw_comparison(found: Comparison) -> RenderableType:
-    table = Table("metric", found.a, found.b, "difference", "95% interval", "n")
+    names = (escape(found.a), escape(found.b))  # of folders: brackets in them are no markup
+    table = Table("metric", *names, "difference", "95% interval", "n")
     for line in found.lines:
         if line.group:
             continue

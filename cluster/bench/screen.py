@@ -31,7 +31,7 @@ def _table(tree: Mapping[str, Any]) -> Table:
     lines = {"overall": tree["overall"], **tree["groups"], **tree["categories"]}
     for name, line in lines.items():
         scores = (_number(line[figure].get("score")) for figure in figures)
-        table.add_row(name.replace("_", " "), str(line["n"]), str(line["failed"]), *scores)
+        table.add_row(Text(name.replace("_", " ")), str(line["n"]), str(line["failed"]), *scores)
     return table
 
 

@@ -29,11 +29,11 @@ def fill(folder: Path) -> None:
 def test_a_corpus_is_built_of_pages(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "kea.md").write_text("# Kea\n\nA parrot.")
-    code, said = corpus("build", tmp_path / "pages", "--out", tmp_path / "c")
+    code, said = corpus("build", tmp_path / "pages", "--out", tmp_path / "c[x]")
     assert code == 0
     assert "1 pages and 0 images" in said
-    assert f"tools.corpus={tmp_path / 'c'}" in said
-    assert (tmp_path / "c" / "corpus.sqlite").is_file()
+    assert f"tools.corpus={tmp_path / 'c[x]'}" in said
+    assert (tmp_path / "c[x]" / "corpus.sqlite").is_file()
 
 
 def test_bad_input_is_one_sentence_and_exit_2(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """summary.json, scores.json and the page of an evaluation."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.bench.outputs import Evaluation, write_outputs
 from cluster.bench.page import pick_cases
@@ -69,7 +71,14 @@ def test_the_summary_states_its_rules_sources_and_both_figures(
     assert tree["overall"]["zero"]["score"]["mean"] < tree["overall"]["skip"]["score"]["mean"]
     assert set(tree["groups"]) == {"science_and_knowledge", "pop_culture_and_news"}
     assert tree["categories"]["anime"]["n"] == 4
-    assert draw_evaluation(tree) is not None
+    said = drawn({**tree, "categories": {"[/b] anime": tree["categories"]["anime"]}})
+    assert "[/b] anime" in said, "a category of somebody's file is no markup"
+
+
+def drawn(tree: dict[str, Any]) -> str:
+    screen = io.StringIO()
+    Console(file=screen).print(draw_evaluation(tree))
+    return screen.getvalue()
 
 
 def test_the_page_is_whole_and_trusts_no_text(tmp_path: Path, store: MemoryImageStore) -> None:

@@ -181,5 +181,8 @@ def test_the_command_compares_two_folders(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert json.loads(done.stdout)["overall"]["reward"]["difference"] == 0.75
     assert (b / "against_base" / "compare.html").is_file()
-    missing = CliRunner().invoke(app, ["compare", str(a), str(tmp_path)])
+    odd = a.rename(tmp_path / "base[b]")
+    said = CliRunner().invoke(app, ["compare", str(odd), str(b)]).output
+    assert "base[b]" in said, "brackets of a name are no markup"
+    missing = CliRunner().invoke(app, ["compare", str(b), str(tmp_path)])
     assert missing.exit_code == 2
