@@ -18,6 +18,16 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: starved on a
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What a terminal, a CI service or a proxy says of itself changes what commands print, and where
+# clients of other people's send what is meant for loopback; a cluster is nothing for tests.
+OF_THE_PLACE = {
+    *("COLUMNS", "LINES", "FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS"),
+    *("TTY_COMPATIBLE", "TTY_INTERACTIVE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+    "RAY_ADDRESS",
+}
+for name in list(os.environ):
+    if name.upper() in OF_THE_PLACE:
+        del os.environ[name]
 
 # On a busy machine an example may take any time. The same examples every time, so that a commit
 # that passed passes again; `make soak` looks for others.
