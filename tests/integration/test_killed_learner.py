@@ -48,12 +48,13 @@ def test_a_learner_killed_while_it_saves_loses_and_repeats_nothing(tmp_path: Pat
     def on_step(report: StepReport) -> None:
         steps.append(report.step)
         if steps == [1, 2]:
+            system.finish_checkpoint()  # of step 1
             system.algorithm.learner_group.foreach_learner(die_in_the_next_save)
 
     with launch(config) as system:
         system.train(on_step=on_step)
-    # Step 2 comes again: its checkpoint was never whole.
-    assert steps == [1, 2, 2, 3]
+    # Step 2 comes again: its checkpoint was never whole. Step 3 may have been done meanwhile.
+    assert steps in ([1, 2, 2, 3], [1, 2, 3, 2, 3])
     checkpoints = sorted((config.run_dir / "checkpoints").iterdir())
     assert all(is_whole(path) for path in checkpoints)
     assert checkpoints[-1].name == "step_000003"

@@ -8,6 +8,7 @@ same run, which goes on from its checkpoint.
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,10 +54,15 @@ def ctrl_c() -> Iterator[None]:
 def test_two_steps_then_ctrl_c_then_the_third_from_the_checkpoint(config: Config) -> None:
     reports: list[StepReport] = []
 
+    def interrupt_when_busy() -> None:
+        while not system.status().in_flight.get("rollout"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
     def on_step(report: StepReport) -> None:
         reports.append(report)
         if report.step == 2:
-            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Thread(target=interrupt_when_busy, daemon=True).start()
 
     with pytest.raises(KeyboardInterrupt), launch(config) as system:
         system.train(on_step=on_step)
