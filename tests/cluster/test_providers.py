@@ -137,7 +137,7 @@ async def test_a_list_whose_first_hangs_leaves_time_for_the_next(
         address,
         tmp_path,
         *("tools.search=[serper, brave]", "tools.image_search=serper", "tools.pages=jina"),
-        "tools.timeout_s=1.5",
+        "tools.timeout_s=5",
     )
     fake.faults["serper"] = Fault(kind="slow_headers")
     try:

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-SYNC_TIMEOUT_S = 60
+SYNC_TIMEOUT_S = 300
 USER = {"id": "u1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}
 PROJECT = {"id": "p1", "name": "gensearcher", "entity": {"id": "e1", "name": "me"}}
 

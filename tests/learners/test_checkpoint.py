@@ -65,7 +65,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     writer, go_on = CheckpointWriter(), threading.Event()
 
     def write_policy(path: Path) -> None:
-        assert go_on.wait(timeout=10)
+        assert go_on.wait(timeout=60)
         (path / "model.safetensors").write_text("weights")
 
     state = TrainState(step=3, version=2, tensors={})
