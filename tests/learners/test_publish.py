@@ -209,6 +209,15 @@ def test_a_delta_that_names_words_beyond_the_end_is_refused() -> None:
     assert not words.any()
 
 
+@pytest.mark.parametrize("spoil", [lambda one: one[:-1], lambda one: np.append(one, one[-1:])])
+def test_a_delta_that_ends_too_soon_or_too_late_is_refused(spoil: Any) -> None:
+    encoded = delta.encode(np.array([1, 5]), np.array([1, 1], np.uint16))
+    words = np.zeros(9, np.uint16)
+    with pytest.raises(ValueError, match="does not end where it should"):
+        delta.apply(spoil(encoded), words)
+    assert not words.any()
+
+
 def steps(seed: int, *, count: int, share: float, dtype: str) -> list[State]:
     """Versions of two tensors, each of which changes some weights of the one before; any bits."""
     generator = torch.Generator().manual_seed(seed)
@@ -330,6 +339,16 @@ def test_a_forgetful_publisher_sends_everything_next() -> None:
     publisher.publish(first, version=1)
     publisher.forget()
     assert publisher.publish(second, version=2)[0].base_version is None
+
+
+def test_a_delta_of_another_model_is_refused() -> None:
+    first, second = steps(17, count=2, share=0.01, dtype="bfloat16")
+    receiver = WeightReceiver()
+    receiver.receive(*publish({"other": first["a"], "b": first["b"]}, dtype="bfloat16"))
+    publisher = WeightPublisher(dtype="bfloat16", mode="delta", snapshot_every=9)
+    publisher.publish(first, version=1)
+    with pytest.raises(InfraError, match="of another model than its base"):
+        receiver.receive(*publisher.publish(second, version=2))
 
 
 def test_a_version_made_again_is_not_mistaken_for_the_base() -> None:
