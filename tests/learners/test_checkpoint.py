@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from core.errors import ConfigError
+from core.files import watched_writes
 from learners.checkpoint import (
     CheckpointWriter,
     TrainState,
@@ -45,6 +46,16 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path:
     write(tmp_path / "last", step=4, word="newer")
     assert load_checkpoint(tmp_path / "last").step == 4
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_every_file_is_on_disk_before_the_folder_gets_its_name(tmp_path: Path) -> None:
+    moments: list[str] = []
+    with watched_writes(moments.append):
+        write(tmp_path / "last")
+    named = moments.index("before rename last")
+    files = [path.name for path in (tmp_path / "last").rglob("*")]
+    assert {f"after fsync {name}" for name in files} <= set(moments[:named])
+    assert "after fsync " + tmp_path.name in moments[named:], "the folder that has the name"
 
 
 def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:

@@ -92,6 +92,22 @@ def test_an_off_policy_token_is_weighted_instead_of_clipped_on_the_first_step() 
     assert not trace.capped.any()
 
 
+@pytest.mark.parametrize("objective", ["clipped", "gspo", "cispo"])
+@pytest.mark.parametrize("correction", ["truncated", "masked"])
+def test_the_weight_of_an_off_policy_token_has_no_gradient_of_its_own(
+    objective: str, correction: str
+) -> None:
+    # learner 0.6 against rollout 0.4: 1.5 times the gradient of the log-prob
+    logprobs = logs(0.6).requires_grad_()
+    known = targets(logs(0.4), [1.0], off_policy=True)
+    settings = LearnerConfig.model_validate({"objective": objective, "correction": correction})
+    loss, trace = policy_loss(logprobs, torch.zeros(1), known, settings=settings, normaliser=1.0)
+    loss.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.item() == pytest.approx(-1.5)
+    assert not trace.log_ratio_rollout.requires_grad
+
+
 def test_the_weight_is_truncated_at_the_cap() -> None:
     value, trace = loss_of(logs(0.8), targets(logs(0.2), [1.0], off_policy=True))
     assert value == pytest.approx(-2.0)
@@ -190,6 +206,13 @@ def test_the_distance_to_a_reference_is_a_price() -> None:
     distance = 0.5 - 1 + math.log(2)
     assert value == pytest.approx(-1 + 0.1 * distance)
     assert summarise([trace])["kl_reference"] == pytest.approx(distance)
+
+
+def test_no_correction_weighs_the_price_of_distance() -> None:
+    # weight 0.6 / 0.4 = 1.5 of the objective alone; k2 of log 2
+    known = targets(logs(0.4), [1.0], off_policy=True, reference=logs(0.3))
+    value, _ = loss_of(logs(0.6), known, kl_coef=0.1, kl_estimator="k2")
+    assert value == pytest.approx(-1.5 + 0.1 * math.log(2) ** 2 / 2)
 
 
 def test_the_mean_over_sequences_gives_short_ones_the_same_say() -> None:
