@@ -63,7 +63,7 @@ class FileImageStore:
     def put(self, data: bytes) -> ImageRef:
         ref = image_ref(data)
         path = image_path(self._folder, ref.sha256)
-        if not path.exists():
+        if not path.is_file() or path.read_bytes() != data:  # a damaged file is made whole again
             write_atomic(path, data)
         return ref
 

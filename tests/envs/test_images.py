@@ -9,7 +9,7 @@ from PIL import Image
 
 from core.errors import DataError, InfraError
 from envs import images
-from envs.images import FileImageStore, decode_rgb
+from envs.images import FileImageStore, decode_rgb, image_path
 from tests.builders import make_image_ref, png_bytes
 
 
@@ -54,6 +54,15 @@ def test_a_huge_image_is_refused_undecoded(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     with pytest.raises(DataError, match="20 x 10 pixels"):
         FileImageStore(tmp_path).put(encode(Image.new("RGB", (20, 10)), "PNG"))
+
+
+def test_a_damaged_file_is_whole_again_when_its_image_is_put(tmp_path: Path) -> None:
+    """Else a picture that is drawn again would be a failure of the judge for ever."""
+    store, data = FileImageStore(tmp_path), png_bytes()
+    ref = store.put(data)
+    image_path(tmp_path, ref.sha256).write_bytes(data[:-1])
+
+    assert store.get(store.put(data)) == data
 
 
 def test_missing_changed_and_misnamed_images_are_our_fault(tmp_path: Path) -> None:
