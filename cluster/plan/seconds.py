@@ -133,13 +133,16 @@ def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> F
     tokens = math.ceil(tokens / count)
     compute = 8 * policy.text_params * tokens / rates.GPU_FLOPS.value
     batches = math.ceil(tokens / learner.micro_batch_tokens)
-    moved = batches * (3 * policy.text_params * BYTES[learner.dtype])
+    weights = 2 * policy.text_params * BYTES[learner.dtype]  # forward and backward
+    gradients = 2 * trained * 4  # there and back, to be added to
+    moved = batches * (weights + gradients)
     stream = moved / rates.PCIE_BYTES_PER_S.value
     return _seconds(
         "learn",
         compute + stream + adam,
         f"8 FLOP x {policy.text_params:.3g} x {tokens:,} tokens (forward, recompute, backward) "
-        f"{compute:.0f} s + {batches} micro-batches x 3 passes over the weights {stream:.0f} s + "
+        f"{compute:.0f} s + {batches} micro-batches x (weights twice, gradients there and back in "
+        f"float32: {(weights + gradients) / 1e9:.3g} GB) {stream:.0f} s + "
         f"Adam on the host {adam:.1f} s",
         _sources(
             rates.GPU_FLOPS.source,
