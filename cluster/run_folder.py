@@ -3,11 +3,10 @@
 runs/<name>/summary.json is written last, so it tells a run that has ended. Imports no engine.
 """
 
-import errno
 import fcntl
 import json
 import logging
-import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +26,7 @@ def make_folder(folder: Path, *, named: str) -> None:
     `named` is what the user called it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        tempfile.TemporaryFile(dir=folder).close()  # tried, because rights do not tell all
     except OSError as error:
         message = f"{folder} cannot be written ({error.strerror})"
         raise ConfigError(f"{message}; set {named} to a folder that can be") from error
