@@ -18,7 +18,8 @@ def plan_packs(
     """Best fit, longest first: each sample goes where it leaves the least room.
 
     Groups whose prompt is shared are planned member after member, so that they meet in a pack. A
-    sample longer than the budget goes alone.
+    sample longer than the budget goes alone. Samples of different temperatures (of groups that a
+    run took along from a checkpoint) never meet: a pack is scored at one.
     """
     shared = shared_prompts(samples) if share_prefix else {}
     longest: dict[int, int] = defaultdict(int)
@@ -34,7 +35,11 @@ def plan_packs(
     sizes: list[int] = []
     for sample in sorted(samples, key=lambda s: (rank(s), s.rollout_id)):
         costs = [_cost(sample, pack, shared) for pack in packs]
-        fitting = [n for n, cost in enumerate(costs) if sizes[n] + cost <= max_tokens]
+        fitting = [
+            n
+            for n, (pack, cost) in enumerate(zip(packs, costs, strict=True))
+            if sizes[n] + cost <= max_tokens and _scored_alike(sample, pack[0])
+        ]
         if fitting:
             # A cheaper place first, where the prompt stands already; then the fullest.
             best = min(fitting, key=lambda n: (costs[n], -sizes[n]))
@@ -64,6 +69,11 @@ def _common_prompt(members: Sequence[TrainingSample]) -> int:
     prompts = [member.token_ids[: member.loss_mask.index(1)] for member in members]
     columns = zip(*prompts, strict=False)
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _scored_alike(one: TrainingSample, other: TrainingSample) -> bool:
+    ours, theirs = one.sampling, other.sampling
+    return (ours.temperature, ours.banned_ids) == (theirs.temperature, theirs.banned_ids)
 
 
 def _cost(sample: TrainingSample, pack: Sequence[TrainingSample], shared: Mapping[int, int]) -> int:

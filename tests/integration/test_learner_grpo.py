@@ -266,6 +266,15 @@ def k3_to(reference: HfPolicy, world: World, groups: list[Group]) -> float:
     return (log_ratio.exp() - 1 - log_ratio).mean().item()
 
 
+def test_groups_from_before_and_after_a_change_of_temperature_make_one_step(world: World) -> None:
+    (before, _), (_, after) = world.groups(temperature=0.7), world.groups(temperature=1.0)
+    with world.learner(micro_batch_tokens=1024) as learner:
+        report = learner.update([before, after])
+    assert report.metrics["learner/logprob_diff/text_max"] < 1e-4
+    assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
+    assert report.metrics["learner/micro_batches"] == 2
+
+
 def test_a_batch_without_signal_changes_nothing(world: World) -> None:
     groups = world.groups(scores=[[0.5, 0.5], [0.3]])
     assert group_advantages(groups[0], use_std=True) is NoSignal.NO_SPREAD

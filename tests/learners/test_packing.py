@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.records import TrainingSample
 from learners.packing import plan_packs, shared_prompts
-from tests.builders import make_rollout_id, make_sample
+from tests.builders import make_rollout_id, make_sample, make_sampling
 
 
 def sized(
@@ -31,6 +33,15 @@ def test_a_sample_beyond_the_budget_goes_alone() -> None:
     samples = [sized(30), sized(5, 1), sized(5, 2)]
     packs = plan_packs(samples, max_tokens=20, share_prefix=False)
     assert lengths_of(packs) == [[30], [5, 5]]
+
+
+def test_samples_of_different_temperatures_do_not_meet() -> None:
+    samples = [sized(4, ordinal) for ordinal in range(4)]
+    for ordinal in (1, 3):
+        sampling = make_sampling(temperature=1.0, seed=ordinal)
+        samples[ordinal] = replace(samples[ordinal], sampling=sampling)
+    packs = plan_packs(samples, max_tokens=20, share_prefix=True)
+    assert [[one.rollout_id.ordinal for one in pack] for pack in packs] == [[0, 2], [1, 3]]
 
 
 def test_a_shared_prompt_counts_once_and_keeps_a_group_together() -> None:
