@@ -7,7 +7,7 @@ section saying so; a run without any metrics is a ConfigError.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -55,7 +55,7 @@ def write_report(folder: Path) -> Path:
         summary=_read_json(folder / "summary.json"),
         heldouts=heldouts,
         charts=_charts(metrics, heldouts),
-        timeline=_timeline([row for row in read_rows(folder / EVENTS) if row["event"] == "span"]),
+        timeline=_timeline(folder / EVENTS),
         pairs=_pairs(heldouts),
         picture=_Pictures(folder / "images"),
     )
@@ -123,11 +123,12 @@ def _intervals(heldouts: Sequence[Heldout], metric: str) -> list[Interval]:
     return intervals
 
 
-def _timeline(spans: Sequence[Mapping[str, Any]]) -> str:
-    """One step in the middle of the run, from one version on the workers to the next."""
+def _timeline(events: Path) -> str:
+    """One step in the middle of the run, from one version on the workers to the next. The file is
+    read twice: a long run's spans fill the memory."""
     broadcasts = sorted(
         (float(span["end_s"]), int(span["item"].removeprefix("version ")))
-        for span in spans
+        for span in _spans(events)
         if span["kind"] == "broadcast"
     )
     steps = [
@@ -139,12 +140,21 @@ def _timeline(spans: Sequence[Mapping[str, Any]]) -> str:
         return gantt_chart("One step", {}, start_s=0.0, end_s=0.0)
     start_s, end_s, version = steps[(len(steps) - 1) // 2]
     lanes: dict[str, list[Bar]] = {stage: [] for stage in STAGES}
-    for span in sorted(spans, key=lambda span: float(span["start_s"])):
+    inside = [
+        span
+        for span in _spans(events)
+        if float(span["end_s"]) > start_s and float(span["start_s"]) < end_s
+    ]
+    for span in sorted(inside, key=lambda span: float(span["start_s"])):
         label = f"{span['kind']} {span['item']}"
         bar = Bar(label=label, start_s=float(span["start_s"]), end_s=float(span["end_s"]))
         lanes[span["kind"]].append(bar)
     title = f"Step {version} of {max(last for _, last in broadcasts)}"
     return gantt_chart(title, lanes, start_s=start_s, end_s=end_s)
+
+
+def _spans(events: Path) -> Iterator[Mapping[str, Any]]:
+    return (row for row in read_rows(events) if row["event"] == "span")
 
 
 def _pairs(heldouts: Sequence[Heldout]) -> list[Pair]:

@@ -1,6 +1,7 @@
 """The report is one well-formed file that holds the pictures and escapes what the web wrote."""
 
 import json
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,28 @@ def test_the_step_that_is_drawn_has_its_number_and_no_pause_between_two_processe
 
     assert "Step 3 of 3" in page
     assert "rollout 9.0.0: 3.00 s" in page
+
+
+def test_of_a_long_run_only_the_drawn_step_is_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n')
+    steps = [
+        [span_of("tool", f"{step}.{n}", 100.0 * step + n, 1.0) for n in range(50)]
+        + [span_of("broadcast", f"version {step}", 100.0 * step + 90, 1.0)]
+        for step in range(1, 201)
+    ]
+    text = "".join(json.dumps(span) + "\n" for step in steps for span in step)
+    (tmp_path / "events.jsonl").write_text(text)
+    write_report(tmp_path)  # what the first one loads stays
+
+    tracemalloc.start()
+    page = write_report(tmp_path).read_text()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert "Step 101 of 200" in page
+    assert "tool 101.7" in page
+    assert "tool 9.7" not in page
+    assert peak < 3 * len(text), "all spans as rows take nine times the file"
 
 
 def test_a_run_without_results_is_refused_in_one_sentence(tmp_path: Path) -> None:
