@@ -4,6 +4,7 @@
 skips a torn tail. The latest row of a task counts.
 """
 
+import logging
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -11,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.bench.rows import AgentRow, JudgeRow, RenderRow
 from cluster.track.recorder import JsonLines, read_rows
+
+logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row", AgentRow, RenderRow, JudgeRow)
 
@@ -22,12 +25,17 @@ class Journal(Generic[Row]):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._adapter: TypeAdapter[Row] = TypeAdapter(kind)
         self._rows: dict[str, Row] = {}
+        foreign = 0
         for raw in read_rows(path):
             try:
                 row = self._adapter.validate_python(raw)
             except ValidationError:
-                continue  # of another version of this program
+                foreign += 1
+                continue
             self._rows[row.task_id] = row
+        if foreign:
+            message = "%s: %d rows are of another version of gensearcher, and are made anew"
+            logger.warning(message, path, foreign)
         self._file = JsonLines(path)
 
     def find(self, task_id: str, *, of: str, by: str | None) -> Row | None:
