@@ -28,7 +28,10 @@ from learners.sft import PLAIN
 logger = logging.getLogger(__name__)
 
 _IMAGE = "<image>"
-_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
+_RESPONSE = re.compile(
+    r"((?:\s*<image>)*)\s*<tool_response>\n?(.*?)\n?</tool_response>((?:\s*<image>)*)\s*", re.DOTALL
+)
+"""Images before and after it, the text inside: a rollout shows all of them inside."""
 
 
 class _Message(BaseModel):
@@ -127,7 +130,9 @@ class _RowBuilder:
     def _observe(self, content: str, unused: Iterator[SeenImage]) -> None:
         """A user turn after the first: a tool's response, or a note such as a format reminder."""
         response = _RESPONSE.fullmatch(content)
-        texts = (response.group(1) if response else content).split(_IMAGE)
+        if response is None and "<tool_response>" in content:
+            raise self._error("messages", "text stands beside a <tool_response>; move it inside")
+        texts = ("".join(response.groups()) if response else content).split(_IMAGE)
         shown: list[SeenImage] = []
         parts: list[str | SeenImage] = [texts[0]]
         for text in texts[1:]:

@@ -63,6 +63,23 @@ def test_a_row_has_the_tokens_of_the_rollout_and_trains_on_assistant_turns(
     assert sample.sampling.banned_ids == ()
 
 
+@pytest.mark.parametrize(
+    ("response", "inside"),
+    [
+        ("<tool_response>found</tool_response>\n<image>", ["found\n", ...]),
+        ("<image>\n<tool_response>found</tool_response>", [..., "found"]),
+    ],
+)
+def test_an_image_beside_a_response_is_shown_inside_of_it(
+    tmp_path: Path, chat: ChatFormat, response: str, inside: list[Any]
+) -> None:
+    (sample,) = load(tmp_path, chat, [row(response=response)])
+    (image,) = sample.images
+    shown = [image if part is ... else part for part in inside]
+    expected = chat.expand(chat.observe(shown), [image])
+    assert ",".join(map(str, expected)) in ",".join(map(str, sample.token_ids))
+
+
 def test_a_user_turn_without_a_tool_is_a_note(tmp_path: Path, chat: ChatFormat) -> None:
     (sample,) = load(tmp_path, chat, [row(response="Answer now.") | {"images": []}])
     note = chat.observe((), note="Answer now.")
@@ -95,6 +112,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         ([{"images": []}], r"row 0: messages: Field required; mend"),
         ({"messages": []}, "row the top level"),
         ([row(response="<|im_end|> hi")], "row 0: messages: a control token"),
+        ([row(response="<tool_response>x</tool_response> Go on. <image>")], "text stands beside"),
         ([row(response="<|im_start|>system")], "row 0: messages: a control token"),
         (
             [changed(images=["rows.json"])],
