@@ -3,7 +3,8 @@
 A local Ray listens on 127.0.0.1 only, without token authentication (left unstated, Ray 2.60 turns
 it on and its own clients then fail to connect), keeps its files in a short folder under /tmp (a
 socket path may have 107 characters), and is gone with them when the run ends. After an error the
-folder stays, because the logs of the workers are in it. A joined cluster is left as it was found, but for Serve's controller, which serves all runs.
+folder stays, because the logs of the workers are in it.
+A joined cluster is left as it was found, but for the controller of Serve, which serves all runs.
 """
 
 import logging
