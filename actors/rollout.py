@@ -77,6 +77,9 @@ class RolloutWorker(EnvRunner, Checkpointable):
             max_references=max_references,
             max_tool_s=ours.tools.episode_deadline_s,
         )
+        self._updating = asyncio.Lock()
+        """One update at a time: after a broken connection it is sent again while the first may
+        still be loading, from the buffer that the second is received into."""
         self._engine = engine_type(ours)(ours, images=self._images, stop_ids=[self._chat.stop_id])
 
     async def run(
@@ -113,8 +116,9 @@ class RolloutWorker(EnvRunner, Checkpointable):
 
         Raises InfraError: the update does not fit, or the engine is now unusable.
         """
-        payloads = [await asyncio.gather(*refs) for refs in payload_refs]
-        await self._engine.apply_weights(updates, payloads)
+        async with self._updating:
+            payloads = [await asyncio.gather(*refs) for refs in payload_refs]
+            await self._engine.apply_weights(updates, payloads)
 
     def policy_version(self) -> int:
         return self._engine.policy_version
