@@ -17,6 +17,7 @@ from typing import Any, Final
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.opened import Opened
 from core.errors import GensearcherError, JudgeError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.protocols import ImageVerdict, Judge, TextVerdict
@@ -36,7 +37,12 @@ class JudgeActor:
     """A judge in an async Ray actor; many verdicts are under way at once."""
 
     def __init__(self, make_judge: Callable[[], Judge]) -> None:
-        self._judge = make_judge()
+        """`make_judge` is called again at every restart."""
+        self._opened = Opened(make_judge)
+
+    @property
+    def _judge(self) -> Judge:
+        return self._opened.value
 
     async def describe(self) -> tuple[str, str]:
         return self._judge.name, self._judge.prompt_sha

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import OwnerDiedError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.opened import Opened
 from core.errors import GensearcherError, InfraError
 from core.protocols import ToolSpec
 from core.records import ImageRef, RolloutId, ToolCall, ToolResult
@@ -47,7 +48,11 @@ class SearchActor:
 
     def __init__(self, open_toolbox: Callable[[], LocalToolbox]) -> None:
         """`open_toolbox` is called again at every restart."""
-        self._toolbox = open_toolbox()
+        self._opened = Opened(open_toolbox)
+
+    @property
+    def _toolbox(self) -> LocalToolbox:
+        return self._opened.value
 
     async def call(self, call: ToolCall, rollout_id: RolloutId) -> ToolResult:
         return await self._toolbox.call(call, rollout_id=rollout_id)
@@ -90,6 +95,17 @@ def start_search_actors(
     where = NodeAffinitySchedulingStrategy(ray.get(first.node_id.remote()), soft=False)
     beside = actor.options(**options, scheduling_strategy=where)
     return [first, *(beside.remote(open_toolbox) for _ in range(number - 1))]
+
+
+def specs_of(handle: Any) -> tuple[ToolSpec, ...]:
+    """What the policy is told of the tools, when it is up. Raises what `open_toolbox` raised."""
+    try:
+        specs: tuple[ToolSpec, ...] = ray.get(handle.specs.remote())
+    except RayTaskError as error:
+        if isinstance(error.cause, GensearcherError):
+            raise error.cause from error
+        raise
+    return specs
 
 
 def stop_search_actors(handles: Sequence[Any]) -> None:

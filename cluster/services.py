@@ -22,7 +22,7 @@ import ray
 from actors.image_models import is_api
 from actors.judge import start_judge
 from actors.render import deploy_render, stop_render
-from actors.search import SearchClient, start_search_actors, stop_search_actors
+from actors.search import SearchClient, specs_of, start_search_actors, stop_search_actors
 from actors.served_model import deploy_model, served_app_name, stop_model
 from cluster.openers import (
     RENDERS,
@@ -130,8 +130,7 @@ def start_search(
         num_cpus=config.cluster.search_num_cpus,
     )
     stack.callback(stop_search_actors, handles)
-    tool_specs = ray.get(handles[0].specs.remote())  # it is up, or its error is raised here
-    return SearchClient(handles), tool_specs
+    return SearchClient(handles), specs_of(handles[0])
 
 
 def _start_judge(config: Config, run_dir: Path, keys: Keys, stack: ExitStack) -> Judge:

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from actors.judge import JudgeClient, start_judge
-from core.errors import JudgeError
+from core.errors import ConfigError, JudgeError
 from core.protocols import ImageVerdict, TextVerdict
 from core.records import Answer, ImageRef, Task
 from tests.builders import make_answer, make_image_ref, make_task
@@ -57,6 +57,14 @@ async def test_verdicts_come_back_and_the_judge_is_named(client: JudgeClient) ->
     verdicts = await asyncio.gather(*(ask(client, "clear") for _ in range(8)))
     assert {verdict.value for verdict in verdicts} == {0.75}
     assert (client.name, client.prompt_sha) == ("fake", "")
+
+
+def test_what_the_user_can_mend_comes_out_as_it_went_in(ray_cluster: str) -> None:
+    def make_judge() -> FrailJudge:
+        raise ConfigError("verdicts.sqlite cannot be used; delete the file")
+
+    with pytest.raises(ConfigError, match=r"verdicts\.sqlite cannot be used; delete the file"):
+        start_judge(make_judge, num_cpus=0.1)
 
 
 async def test_the_judges_own_error_comes_out_as_it_was(client: JudgeClient) -> None:

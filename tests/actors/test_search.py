@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 import ray
 
-from actors.search import SearchClient, start_search_actors, stop_search_actors
-from core.errors import InfraError
+from actors.search import (
+    SearchClient,
+    specs_of,
+    start_search_actors,
+    stop_search_actors,
+)
+from core.errors import ConfigError, InfraError
 from core.records import RolloutId, ToolCall, ToolResult
 from envs.corpus import Corpus, build_corpus
 from envs.provider import Page
@@ -64,6 +69,13 @@ async def test_callers_share_one_cache(handle: Any) -> None:
     assert (counters.calls, counters.fetches) == (20, 1)
     assert counters.hits + counters.coalesced == 19
     assert (counters.errors, counters.in_flight) == (0, 0)
+
+
+def test_what_the_user_can_mend_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    (actor,) = start_search_actors(functools.partial(open_toolbox, tmp_path), num_cpus=0.1)
+    with pytest.raises(ConfigError, match="there is no corpus at"):
+        specs_of(actor)
+    ray.kill(actor)
 
 
 async def test_actors_that_share_a_store_fetch_nothing_twice(tmp_path: Path) -> None:
