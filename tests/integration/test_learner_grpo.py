@@ -224,10 +224,14 @@ def test_a_save_that_fails_is_told_when_it_is_waited_for(world: World, tmp_path:
 
 
 def test_stale_tokens_are_weighted_and_later_steps_keep_their_anchor(world: World) -> None:
-    with world.learner(updates_per_step=2) as learner:
-        learner.update(world.groups(seed=1))
+    settings = {"updates_per_step": 2, "warmup_steps": 8, "clip_low": 1e-4, "clip_high": 1e-4}
+    with world.learner(**settings) as learner:
+        first = learner.update(world.groups(seed=1)).metrics
         report = learner.update(world.groups(seed=2, version=0))
     assert report.metrics["learner/off_policy_fraction"] == 1
+    assert first["learner/off_policy_fraction"] == 0
+    assert report.metrics["learner/clip_fraction"] > 0, "the second step against the first"
+    assert report.metrics["learner/lr"] == pytest.approx(4 / 8 * 1e-3), "of the fourth step"
     assert report.metrics["learner/optimizer_steps"] == 2
     assert report.metrics["learner/kl_rollout"] > 0
     assert report.version == 2
