@@ -10,11 +10,11 @@ import os
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
+import ray
 
 from cluster.check.audit import audit_run
-from cluster.launch import launch
+from cluster.launch import System, launch
 from cluster.track.status import StepReport
 from core.config import Config, load_config
 from envs.fake_web.server import key_variables, nano_web, overrides_for, serving_on_a_thread
@@ -49,15 +49,12 @@ def small(root: Path, name: str, *overrides: str) -> Config:
     )
 
 
-def kill_search_actor() -> int:
-    """SIGKILL to the one search actor that this process's Ray runs."""
-    (actor,) = (
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "ray::SearchActor" in " ".join(process.cmdline()[:1])
-    )
-    os.kill(actor.pid, signal.SIGKILL)
-    return int(actor.pid)
+def kill_search_actor(system: System) -> int:
+    """SIGKILL to its process."""
+    (handle,) = system.services.toolbox._handles
+    pid = int(ray.get(handle.__ray_call__.remote(lambda actor: os.getpid())))
+    os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 def record(config: Config) -> list[int]:
@@ -65,7 +62,7 @@ def record(config: Config) -> list[int]:
 
     def on_step(report: StepReport) -> None:
         if report.step == 1:
-            killed.append(kill_search_actor())
+            killed.append(kill_search_actor(system))
 
     with launch(config) as system:
         system.train(on_step=on_step)
