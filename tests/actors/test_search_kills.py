@@ -98,7 +98,7 @@ async def test_every_call_ends_and_the_store_stays_whole(
     await asyncio.gather(killer(), *(caller(number) for number in range(CALLERS)))
     assert len(set(killed)) == kills
     assert len(results) >= calls
-    assert slowest_s < DEADLINE_S + 5
+    assert slowest_s < 2 * DEADLINE_S
     assert all(result.text or result.images for result in results)
     assert sum(result.error is not None for result in results) <= len(results) / 10
     evictions = (await client.counters()).evictions
@@ -113,7 +113,7 @@ async def test_every_call_ends_and_the_store_stays_whole(
 
 
 def _wait_until_gone(pid: int) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

@@ -22,7 +22,7 @@ from cluster.track.status import StepReport
 from core.config import Config, load_config
 
 STEPS = 3
-DEADLINE_S = 240.0
+DEADLINE_S = 900.0
 
 
 def main() -> None:

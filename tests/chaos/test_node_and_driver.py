@@ -16,7 +16,7 @@ from cluster.track.recorder import METRICS, read_rows
 pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
 
 
 def environment() -> dict[str, str]:

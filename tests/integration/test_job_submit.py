@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-START_TIMEOUT_S = 180
-JOB_TIMEOUT_S = 900
+START_TIMEOUT_S = 600
+JOB_TIMEOUT_S = 1800
 STEP_OVERRIDES = (
     *("train.steps=2", "train.groups_per_step=2", "train.group_size=4"),
     *("eval.num_tasks=4", "eval.num_showcase=1", "rollout.max_parallel_episodes=8"),

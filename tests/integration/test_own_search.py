@@ -48,7 +48,7 @@ docker() {{ true; }}
             env=environment,
             capture_output=True,
             text=True,
-            timeout=800,
+            timeout=1800,
             check=False,
         )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
