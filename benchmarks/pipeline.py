@@ -7,9 +7,9 @@ workers, image replicas, judge and learner are Ray actors; controller, rollout p
 client, judge client and recorder are those of a real run. `stage_by_stage` is the naive way over
 the same actors: play the whole batch, draw it, judge it, learn.
 
-`in_flight` and `tail` run the same controller on a simulated clock (cluster-free, so no Ray): real
-seconds of the processor per trajectory with 8, 64 and 512 episodes in flight, and the speed of the
-modes over how long the tail of a turn is.
+`in_flight`, `tail` and `evaluation` run the same controller on a simulated clock (cluster-free, so
+no Ray): real seconds of the processor per trajectory with 8, 64 and 512 episodes in flight, the
+speed of the modes over how long the tail of a turn is, and what held-out evaluations cost.
 """
 
 import argparse
@@ -46,7 +46,11 @@ from benchmarks.pipeline_parts import (
     make_controller,
     make_parts,
 )
-from benchmarks.pipeline_simulated import simulate_in_flight, simulate_tail
+from benchmarks.pipeline_simulated import (
+    simulate_evaluation,
+    simulate_in_flight,
+    simulate_tail,
+)
 from cluster.parts import RemoteLearner, RolloutPool
 from cluster.ray_pool import RayPool
 from cluster.sent_groups import SentGroups
@@ -305,6 +309,8 @@ def main() -> None:
     calm = replace(profile, speedup=1.0)
     result["tail"] = simulate_tail(calm, steps=20)
     say(f"tail: {result['tail']}")
+    result["evaluation"] = simulate_evaluation(calm, steps=24)
+    say(f"evaluation: {result['evaluation']}")
     result["in_flight"] = simulate_in_flight(calm, steps=2)
     say(f"in_flight: {result['in_flight']}")
     print(json.dumps(result))

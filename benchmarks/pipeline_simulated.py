@@ -4,7 +4,7 @@ import asyncio
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from benchmarks.latencies import (
     LatencyReplica,
     LatencyWorker,
     Profile,
+    Tasks,
 )
 from benchmarks.pipeline_parts import (
     EPISODES,
@@ -24,6 +25,7 @@ from benchmarks.pipeline_parts import (
     make_controller,
     make_parts,
 )
+from cluster.controller import Controller
 from cluster.parts import Mode
 from core.records import Group, LearnerReport, RolloutId, Task, Trajectory, WeightUpdate
 from tests.simulated_clock import SimulatedLoop
@@ -33,8 +35,19 @@ TAILS = (0.3, 0.6, 0.9, 1.2)
 IN_FLIGHT = (8, 64, 512)
 
 
+HELD_OUT_TASKS = 48
+EVALUATE_EVERY = 4
+"""Steps of 8 groups of 6 episodes: a fifth of all episodes are held-out."""
+AfterStep = Callable[[Controller, int], Awaitable[None]]
+
+
 def simulate(
-    profile: Profile, *, max_staleness: int, steps: int, episodes: int = EPISODES
+    profile: Profile,
+    *,
+    max_staleness: int,
+    steps: int,
+    episodes: int = EPISODES,
+    after_step: AfterStep | None = None,
 ) -> tuple[float, float]:
     """Groups per minute of simulated time, and real processor ms per trajectory."""
     config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=episodes)
@@ -58,7 +71,7 @@ def simulate(
         warm_up = WARM_UP_STEPS + max_staleness
         cpu_s = time.process_time()
         try:
-            controller.advance(steps=warm_up + steps)
+            controller.run(_train(controller, steps=warm_up + steps, after_step=after_step))
         finally:
             cpu_s = time.process_time() - cpu_s
             controller.close()
@@ -66,6 +79,14 @@ def simulate(
     trajectories = (warm_up + steps) * profile.groups_per_step * profile.group_size
     groups_per_min = steps * profile.groups_per_step / elapsed_s * 60
     return round(groups_per_min, 3), round(cpu_s * 1000 / trajectories, 3)
+
+
+async def _train(controller: Controller, *, steps: int, after_step: AfterStep | None) -> None:
+    """On the loop itself: its clock runs on while a call from outside is under way."""
+    for step in range(1, steps + 1):
+        await controller._train(1)
+        if after_step is not None:
+            await after_step(controller, step)
 
 
 class SimulatedPool:
@@ -119,6 +140,33 @@ def simulate_tail(profile: Profile, *, steps: int) -> list[dict[str, float]]:
             {"sigma": sigma, **speeds, "async_vs_sync": round(speeds["async"] / speeds["sync"], 3)}
         )
     return rows
+
+
+def simulate_evaluation(profile: Profile, *, steps: int) -> dict[str, dict[str, float]]:
+    """Groups per minute of each mode: without evaluations, with training at rest while one is
+    played, and beside training."""
+
+    def held_out(step: int) -> list[Task]:
+        """Others each time, since another policy's renders are not in the cache."""
+        return [Tasks().task(1000 * step + n) for n in range(HELD_OUT_TASKS)]
+
+    async def alone(controller: Controller, step: int) -> None:
+        if step % EVALUATE_EVERY == 0:
+            await controller.evaluations.play(held_out(step))
+
+    async def beside(controller: Controller, step: int) -> None:
+        if step % EVALUATE_EVERY == 0:
+            await controller.evaluations.finish()
+            await controller.evaluations.begin(held_out(step))
+
+    ways = {"none": None, "alone": alone, "beside": beside}
+    return {
+        mode: {
+            name: simulate(profile, max_staleness=staleness, steps=steps, after_step=way)[0]
+            for name, way in ways.items()
+        }
+        for mode, staleness in MODES.items()
+    }
 
 
 def simulate_in_flight(profile: Profile, *, steps: int) -> dict[str, float]:

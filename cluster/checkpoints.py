@@ -48,6 +48,7 @@ class Checkpoints:
         self._keep = keep
         self._begun: tuple[Path, Path] | None = None
         """A draft whose learner's part is being written, and its place."""
+        self._held: int | None = None
 
     def begin(
         self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
@@ -66,9 +67,9 @@ class Checkpoints:
             return None
         (draft, path), self._begun = self._begun, None
         finish_checkpoint(draft, path)
-        best = self._path(self.best_step) if self.best_step is not None else None
+        wanted = [self._path(step) for step in (self.best_step, self._held) if step is not None]
         for old in self._older_than_kept():
-            if old != best:
+            if old not in wanted:
                 logger.info("dropping checkpoint %s", old)
                 shutil.rmtree(old)
         return path
@@ -95,8 +96,18 @@ class Checkpoints:
             shutil.rmtree(self._begun[0], ignore_errors=True)
             self._begun = None
 
+    def hold(self, step: int) -> None:
+        """Its held-out reward will be known later; until then its checkpoint is not dropped."""
+        self._held = step
+
+    def may_be_best(self, step: int) -> bool:
+        """Whether a checkpoint of it has to be written in any case."""
+        return step in (self.best_step, self._held)
+
     def note_reward(self, reward: float, *, step: int) -> None:
         """Of a held-out evaluation; the checkpoint of the best step so far is never dropped."""
+        if self._held == step:
+            self._held = None
         best = self._read_best()
         if best is None or reward > best["reward"]:
             write_json_atomic(self._folder / BEST, {"step": step, "reward": reward})

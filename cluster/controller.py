@@ -16,6 +16,7 @@
   train      the oldest finished   a policy version  the batch; then the    group; the learner; the
              groups (one batch),                     step, the broadcast    workers
              as they end
+  evaluate   held-out tasks        their members     nothing; `train` waits until it has played
   recover    a lost learner        another learner   the abandoned groups;  whoever starts it
                                                      its start, its load
   balance    readings of engines   more or fewer     the clock              the clock
@@ -44,11 +45,11 @@ from typing import Any, TypeVar
 from cluster.ahead import Ahead
 from cluster.checkpoints import LEARNER, read_frontier
 from cluster.concurrency import ReadEngines, balance, place_metrics
-from cluster.evaluate import EvalResult, evaluate
+from cluster.evaluate import Evaluations
 from cluster.frontier import Ending, Frontier, FrontierState
 from cluster.grading import Grader
 from cluster.groups import play_group
-from cluster.kept_groups import fresh_enough, images_of
+from cluster.kept_groups import usable
 from cluster.loop_thread import LoopThread
 from cluster.members import MemberRunner
 from cluster.parts import LearnerLostError, Mode, Recorder, RemoteLearner, RolloutPool
@@ -63,7 +64,7 @@ from core.errors import GensearcherError, LearnerError
 from core.failure_policy import Action, Budget, Event, Fault, Part, decide
 from core.places import Places
 from core.protocols import Toolbox
-from core.records import Group, Member, Task
+from core.records import Group, Member
 from envs.tasks import TaskSource
 from learners.advantage import NoSignal, advantages_of
 
@@ -114,7 +115,7 @@ class Controller:
         self._places = Places(config.rollout.max_parallel_episodes)
         self._read_engines = read_engines
         self._dump = dump
-        self._members = self._new_members(self._places)
+        self._members = self._new_members(self._places, lambda: self._frontier.step)
         self._ahead = Ahead(learner, timeline, allowed=config.train.max_staleness > 0)
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
@@ -124,7 +125,12 @@ class Controller:
         self._running: set[asyncio.Task[None]] = set()
         self._balancing: asyncio.Task[None] | None = None
         self._releasing: asyncio.Task[None] | None = None
-        self._evaluated: set[int] = set()
+        self.evaluations = Evaluations(
+            new_members=self._new_members,
+            max_parallel=config.eval.max_parallel_episodes,
+            frontier=lambda: self._frontier,
+            on_end=self._on_task_done,
+        )
         self._update: asyncio.Task[StepReport] | None = None
         self._lost: LearnerLostError | None = None  # which a group found out
         self._group_ended = asyncio.Event()
@@ -134,7 +140,7 @@ class Controller:
     # -- called from outside --------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the loop; nothing is played before the first `advance` or `evaluate`."""
+        """Start the loop; nothing is played before the first `advance` or evaluation."""
         self._thread.start()
         self._thread.begin(self._meters.watch(self.status))
 
@@ -160,12 +166,6 @@ class Controller:
         """Return when that many optimizer steps are done and their weights are applied. They are
         not later than before when the learner was lost: steps since its checkpoint come again."""
         return self.run(self._train(steps))
-
-    def evaluate(self, tasks: Sequence[Task], *, max_parallel: int) -> EvalResult:
-        """Play and grade every task once with the present policy."""
-        members, version = self._new_members(Places(max_parallel)), self._frontier.step
-        self._evaluated.update(task.ordinal for task in tasks)
-        return self.run(evaluate(tasks, members=members, policy_version=version))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the controller's loop, under its watchdog; blocks the caller."""
@@ -212,13 +212,13 @@ class Controller:
     def _teaches(self, group: Group) -> bool:
         return not isinstance(advantages_of(group, config=self._config), NoSignal)
 
-    def _new_members(self, places: Places) -> MemberRunner:
+    def _new_members(self, places: Places, policy_version: Callable[[], int]) -> MemberRunner:
         return MemberRunner(
             pool=self._pool,
             grader=self._grader,
             timeline=self._timeline,
             on_attempt=self._on_attempt,
-            policy_version=lambda: self._frontier.step,
+            policy_version=policy_version,
             max_reissues=self._train_config.max_reissues,
             places=places,
         )
@@ -226,14 +226,9 @@ class Controller:
     async def _restore(self, checkpoint: Path) -> None:
         state = read_frontier(checkpoint)
         await self._timeline.learning("load", self._learner.load(str(checkpoint / LEARNER)))
-        fresh = fresh_enough(state, config=self._train_config)
-        whole = [group for group in fresh if await self._pin(group)]
-        self._frontier = self._new_frontier(replace(state, finished=tuple(whole)))
+        kept = await usable(state, config=self._train_config, toolbox=self._toolbox)
+        self._frontier = self._new_frontier(replace(state, finished=kept))
         await self._broadcast(state.step)
-
-    async def _pin(self, group: Group) -> bool:
-        """False: an image that it was shown is gone, so that it has to be played again."""
-        return await self._toolbox.pin(group.task.ordinal, images_of(group))
 
     # -- admit, group, member -------------------------------------------------------------------
 
@@ -244,7 +239,7 @@ class Controller:
             task.add_done_callback(self._running.discard)
             task.add_done_callback(self._on_task_done)
 
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, LearnerLostError):
             self._lost = error
@@ -269,9 +264,9 @@ class Controller:
             self._admit()
         self._group_ended.set()
 
-    def _on_attempt(self, member: Member, mode: Mode) -> None:
+    def _on_attempt(self, member: Member, mode: Mode, version: int) -> None:
         self._tally.add(member, mode=mode)
-        self._recorder.member(member, mode=mode, step=self._frontier.step)
+        self._recorder.member(member, mode=mode, step=version)
 
     def _end(self, group: Group, ending: Ending) -> None:
         self._ended.append((group, ending))
@@ -316,6 +311,7 @@ class Controller:
         """One optimizer step, its weights on every worker, then the new version."""
         version = self._frontier.step
         report = await self._timeline.learning(f"step {version + 1}", self._learner.step(groups))
+        held_s = await self.evaluations.until_played()
         await self._broadcast(version + 1)
         self._frontier.complete_step()
         if self._frontier.step > self._furthest_step:
@@ -328,6 +324,7 @@ class Controller:
             **step_metrics(ended, consumed_at_version=version, lost_learners=self._tally.losses),
             **report.metrics,
             **self._timeline.end_step(),
+            "seconds/heldout": held_s,
             "learner/samples": float(report.num_samples),
             "learner/tokens": float(report.num_tokens),
             **place_metrics(self._places),
@@ -349,6 +346,7 @@ class Controller:
         checkpoint = self._last_checkpoint()
         logger.warning("%s; another goes on from %s", lost, checkpoint or "the beginning")
         await self._abandon_groups()
+        await self.evaluations.abandon()
         try:
             await self._timeline.learning("another learner", self._learner.restart())
             if checkpoint is None:
@@ -359,6 +357,7 @@ class Controller:
         except LearnerLostError as again:
             return await self._recover(again)
         self._recorder.started(self._frontier.state)
+        await self.evaluations.take_up()
 
     async def _abandon_groups(self) -> None:
         for task in self._running:
@@ -371,7 +370,7 @@ class Controller:
     def _release_images(self, ended: Sequence[int]) -> None:
         """What the ended tasks were shown may go. Held-out tasks, which share their ordinals with
         training tasks, keep theirs: the report shows them."""
-        ordinals = [ordinal for ordinal in ended if ordinal not in self._evaluated]
+        ordinals = [ordinal for ordinal in ended if ordinal not in self.evaluations.ordinals]
         self._releasing = asyncio.create_task(self._toolbox.release(ordinals))
 
     async def _broadcast(self, version: int) -> None:
@@ -392,6 +391,7 @@ class Controller:
 
     async def _stop(self) -> None:
         self._stopping = True
+        await self.evaluations.abandon()  # else the step would wait for it
         if self._update is not None and not self._update.done():
             await asyncio.wait({self._update}, timeout=self._train_config.stall_timeout_s)
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

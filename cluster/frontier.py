@@ -87,6 +87,11 @@ class Frontier:
         )
 
     @property
+    def next_batch(self) -> int:
+        """Number of the batch that the next ordinal belongs to, if none before it is replaced."""
+        return self._next_ordinal // self._groups_per_step
+
+    @property
     def is_in_step(self) -> bool:
         """Whether a batch is taken and its step not complete. Read from any thread."""
         return bool(self._taken)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from cluster.frontier import FrontierState
 from cluster.members import oldest_version
 from core.files import write_atomic
+from core.protocols import Toolbox
 from core.records import Group, ImageRef, to_jsonable
 from core.sections.run import TrainConfig
 
@@ -27,6 +28,15 @@ def write_groups(path: Path, groups: Sequence[Group]) -> None:
 def read_groups(path: Path) -> tuple[Group, ...]:
     with path.open(encoding="utf-8") as file:
         return tuple(_GROUP.validate_json(line) for line in file)
+
+
+async def usable(
+    state: FrontierState, *, config: TrainConfig, toolbox: Toolbox
+) -> tuple[Group, ...]:
+    """Of the finished groups those that can be consumed: others have to be played again, because
+    they are too old, or an image that they were shown is gone. The images of these are pinned."""
+    fresh = fresh_enough(state, config=config)
+    return tuple([g for g in fresh if await toolbox.pin(g.task.ordinal, images_of(g))])
 
 
 def fresh_enough(state: FrontierState, *, config: TrainConfig) -> tuple[Group, ...]:

@@ -76,7 +76,7 @@ class System:
         """Train until `train.steps`, or until `train.budget_usd` is spent. On Ctrl-C, and at the
         end, a checkpoint is left behind.
 
-        `on_step` is called after every step, between steps: it may evaluate.
+        `on_step` is called after every step, between steps: it may evaluate, or begin to.
         """
         config = self.config.train
         try:
@@ -88,7 +88,7 @@ class System:
                 on_step(report)
                 last = self.step == config.steps or self.is_budget_spent
                 due = last or self.step % config.checkpoint_every == 0
-                if due or self.checkpoints.best_step == self.step:
+                if due or self.checkpoints.may_be_best(self.step):
                     try:
                         self.begin_checkpoint()
                         if last:
@@ -111,15 +111,41 @@ class System:
         if tasks is None:
             tasks = open_heldout_tasks(self.config, images=self.services.images)
         try:
-            result = self.controller.evaluate(
-                tasks, max_parallel=self.config.eval.max_parallel_episodes
-            )
+            result = self.controller.run(self.controller.evaluations.play(tasks))
         except LearnerLostError as lost:  # with the weights that the workers waited for
             self.controller.recover(lost)
             return self.evaluate(tasks)
+        self._count_evaluation()
+        return result
+
+    def begin_evaluation(self) -> None:
+        """The held-out tasks with the present policy, beside training. With `train.keep_best` this
+        step has a checkpoint, which stays at least until the result is known."""
+        tasks = open_heldout_tasks(self.config, images=self.services.images)
+        self.controller.run(self.controller.evaluations.begin(tasks))
+        if self.config.train.keep_best:
+            self.checkpoints.hold(self.step)
+
+    @property
+    def evaluation_is_over(self) -> bool:
+        """Whether `finish_evaluation` returns at once."""
+        return self.controller.evaluations.is_over
+
+    def finish_evaluation(self) -> EvalResult | None:
+        """Of the one that was begun last; waits for it. None: there is none, or its policy was lost
+        with a learner, and the step before it comes again."""
+        try:
+            result = self.controller.run(self.controller.evaluations.finish())
+        except LearnerLostError as lost:
+            self.controller.recover(lost)
+            return self.finish_evaluation()
+        if result is not None:
+            self._count_evaluation()
+        return result
+
+    def _count_evaluation(self) -> None:
         self.recorder.flush()
         self.controller.run(self.spending.count())
-        return result
 
     def tool_counters(self) -> ToolCounters | None:
         """Of this launch; None when a search actor is away and does not come back."""

@@ -4,7 +4,7 @@ The same path serves training and evaluation. A member whose episode failed by a
 engine, a node, a tool) is issued again under the next attempt number, up to `max_reissues` times;
 its last Failure is then its outcome. A whole episode whose render or verdict failed is not played
 again: whoever renders and judges has already asked as often as its budget allows. `on_attempt` is
-told of every attempt.
+told of every attempt, and of the policy version at its end.
 """
 
 import logging
@@ -28,7 +28,7 @@ class MemberRunner:
         pool: RolloutPool,
         grader: Grader,
         timeline: Timeline,
-        on_attempt: Callable[[Member, Mode], None],
+        on_attempt: Callable[[Member, Mode, int], None],
         policy_version: Callable[[], int],
         max_reissues: int,
         places: Places,
@@ -42,14 +42,21 @@ class MemberRunner:
         self._places = places
 
     async def run(
-        self, task: Task, *, index: int, mode: Mode, urgency: Callable[[], Urgency] = tuple
+        self,
+        task: Task,
+        *,
+        index: int,
+        mode: Mode,
+        urgency: Callable[[], Urgency] = tuple,
+        on_played: Callable[[], None] = lambda: None,
     ) -> Member:
-        """The member's last attempt. Its episodes, and its renders, wait for a place."""
+        """The member's last attempt. Its episodes, and its renders, wait for a place. `on_played`
+        is called when an episode is whole, before it is graded."""
         attempt = 0
         while True:
             rollout_id = RolloutId(ordinal=task.ordinal, index=index, attempt=attempt)
-            member = await self._attempt(task, rollout_id, mode, urgency)
-            self._on_attempt(member, mode)
+            member = await self._attempt(task, rollout_id, mode, urgency, on_played)
+            self._on_attempt(member, mode, self._policy_version())
             outcome = member.outcome
             if isinstance(outcome, Score):
                 return member
@@ -62,7 +69,12 @@ class MemberRunner:
             attempt += 1
 
     async def _attempt(
-        self, task: Task, rollout_id: RolloutId, mode: Mode, urgency: Callable[[], Urgency]
+        self,
+        task: Task,
+        rollout_id: RolloutId,
+        mode: Mode,
+        urgency: Callable[[], Urgency],
+        on_played: Callable[[], None],
     ) -> Member:
         async with self._places.place(urgency()):
             oldest_allowed = self._policy_version()
@@ -79,6 +91,7 @@ class MemberRunner:
                 f"but version {oldest_allowed} had been applied"
             )
             return _unplayed(rollout_id, InfraError(message).as_failure())
+        on_played()
         return await self._grader.grade(played, mode=mode, urgency=urgency())
 
 

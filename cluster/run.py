@@ -14,11 +14,12 @@ from typing import Literal
 
 from rich.console import Console
 
+from cluster.evaluate import EvalResult
 from cluster.launch import System, launch
 from cluster.openers import read_keys
 from cluster.report.report import write_report
 from cluster.report.run_summary import WallClock, summary_json
-from cluster.report.summary import Heldout, load_heldouts, make_heldout, save_heldout
+from cluster.report.summary import load_heldouts, make_heldout, save_heldout
 from cluster.run_folder import SUMMARY, held_folder
 from cluster.signals import stopped_like_ctrl_c
 from cluster.track.canary import Canary, open_canary
@@ -43,29 +44,18 @@ class Run:
     canary: Canary | None
     """Fixed rows that show whether the judge drifts; None: off."""
 
-    def evaluate(self, when: When) -> Heldout:
+    def evaluate(self, when: When) -> None:
         """Play the held-out tasks with the present policy; keep and track what came out."""
-        system = self.system
         with self.wall.stage(f"evaluate_{when}"):
-            result = system.evaluate()
-        heldout = make_heldout(
-            result.members,
-            when=when,
-            step=system.step,
-            num_showcase=system.config.eval.num_showcase,
-        )
-        save_heldout(heldout, system.config.run_dir)
-        if system.config.train.keep_best and (reward := heldout.estimates.get("reward")):
-            system.checkpoints.note_reward(reward.mean, step=system.step)
-        track_heldout(self.tracker, heldout, members=result.members, images=system.services.images)
-        return heldout
+            result = self.system.evaluate()
+        self._keep(result, when)
 
     def train(self, screen: Screen) -> None:
         """Train to the end, evaluating every `eval.every` steps."""
-        every = self.system.config.eval.every
-        total = self.system.config.train.steps
         if self.system.step == 0:
             self._ask_canary()  # the baseline
+        elif self._lacks_evaluation(self.system.step):
+            self._begin_evaluation()  # it was under way when the run was stopped
 
         def on_step(report: StepReport) -> None:
             metrics = report.metrics
@@ -74,11 +64,47 @@ class Run:
                 self.system.recorder.step(report.step, metrics)  # the later row of a step counts
             self.tracker.log(metrics, step=report.step)
             screen.step_done(report.metrics.get("reward/mean"))
-            if every and report.step % every == 0 and report.step < total:
-                self.evaluate("step")
+            if self.system.evaluation_is_over:
+                self._finish_evaluation()
+            if self._evaluates(report.step):
+                self._begin_evaluation()
 
         with self.wall.stage("train"):
             self.system.train(on_step=on_step)
+            self._finish_evaluation()
+
+    def _evaluates(self, step: int) -> bool:
+        every, total = self.system.config.eval.every, self.system.config.train.steps
+        return every > 0 and step % every == 0 and step < total
+
+    def _lacks_evaluation(self, step: int) -> bool:
+        known = {heldout.step for heldout in load_heldouts(self.system.config.run_dir)}
+        return self._evaluates(step) and step not in known
+
+    def _begin_evaluation(self) -> None:
+        """Beside training, unless the run has to be the same bit for bit: which episodes share a
+        batch of the engine then follows from the clock."""
+        self._finish_evaluation()
+        self.system.begin_evaluation()
+        if self.system.config.run.deterministic:
+            self._finish_evaluation()
+
+    def _finish_evaluation(self) -> None:
+        with self.wall.stage("evaluate_step"):
+            result = self.system.finish_evaluation()
+        if result is not None:
+            self._keep(result, "step")
+
+    def _keep(self, result: EvalResult, when: When) -> None:
+        config, step = self.system.config, result.policy_version
+        heldout = make_heldout(
+            result.members, when=when, step=step, num_showcase=config.eval.num_showcase
+        )
+        save_heldout(heldout, config.run_dir)
+        if config.train.keep_best and (reward := heldout.estimates.get("reward")):
+            self.system.checkpoints.note_reward(reward.mean, step=step)
+        images = self.system.services.images
+        track_heldout(self.tracker, heldout, members=result.members, images=images)
 
     @property
     def why_it_stopped(self) -> str | None:

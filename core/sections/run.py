@@ -86,7 +86,8 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1)
     """The last ones."""
     keep_best: bool = True
-    """Also the one with the best held-out reward (`eval.every`), which is then always written."""
+    """Also the one with the best held-out reward. With `eval.every` each evaluated step then has a
+    checkpoint, at least until its reward is known."""
     push_to_hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$")
     """A repository of the Hugging Face Hub ("name/policy") that gets the policy of every
     checkpoint; the token stands in HF_TOKEN. None: nothing is uploaded."""
@@ -94,11 +95,12 @@ class TrainConfig(Section):
 
 class EvalConfig(Section):
     every: int = Field(0, ge=0)
-    """Steps between held-out evaluations during training; 0: only before and after."""
+    """Steps between held-out evaluations beside training; 0: only before and after."""
     num_tasks: int = Field(256, ge=1)
     temperature: float = Field(0.6, gt=0, le=2)
     top_p: float = Field(0.9, gt=0, le=1)
     max_parallel_episodes: int = Field(64, ge=1)
+    """Beside training these come on top of `rollout.max_parallel_episodes`."""
     num_showcase: int = Field(6, ge=0)
     """Held-out tasks that the report shows before and after."""
 

@@ -186,7 +186,7 @@ def test_a_run_stops_after_the_step_that_spent_its_budget_and_goes_on_with_a_hig
 
 def test_a_budget_that_the_first_evaluation_spends_names_no_checkpoint(tmp_path: Path) -> None:
     with running(tmp_path, budget_usd=1.0) as system:
-        system.controller.evaluate([make_task(0)], max_parallel=1)
+        system.controller.run(system.controller.evaluations.play([make_task(0)]))
         system.controller.run(system.spending.count())
         system.train()
         assert system.step == 0

@@ -119,7 +119,7 @@ def test_a_step_trains_then_publishes_then_applies_and_then_has_its_version() ->
 def test_ended_tasks_are_released_but_not_those_that_were_evaluated() -> None:
     world = World(FakePool())
     with world.running() as controller:
-        controller.evaluate([make_task(1)], max_parallel=1)
+        controller.run(controller.evaluations.play([make_task(1)]))
         controller.advance(steps=2)
         controller.run(until(lambda: len(world.toolbox.events) >= 2))
     assert world.toolbox.events == [("release", (0,)), ("release", (2, 3))]

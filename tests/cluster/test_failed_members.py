@@ -141,7 +141,7 @@ async def test_no_layer_above_the_endpoint_asks_again() -> None:
         pool=pool,
         grader=make_grader(judge, FakeImageModel(store, fail_times={make_answer().gen_prompt: 99})),
         timeline=Timeline(lambda span: None),
-        on_attempt=lambda member, mode: None,
+        on_attempt=lambda member, mode, version: None,
         policy_version=lambda: 0,
         max_reissues=5,
         places=Places(1),

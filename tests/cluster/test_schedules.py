@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.check.audit import audit_run, endings_of
+from cluster.evaluate import EvalResult
+from cluster.members import oldest_version
 from cluster.track.recorder import EVENTS, read_rows
 from tests.builders import make_task
-from tests.fakes.scheduled import Odds, ScheduledRun, scheduled_config, seconds_of
+from tests.fakes.scheduled import HELD_OUT, Odds, ScheduledRun, scheduled_config, seconds_of
 
 often = st.sampled_from((0.0, 0.1, 0.4))
 odds = st.builds(
@@ -36,6 +38,7 @@ odds = st.builds(
     oversample=st.sampled_from((0, 0, 2)),
     max_staleness=st.integers(0, 4),
     max_parallel_episodes=st.integers(1, 20),
+    eval_every=st.integers(0, 3),
     steps=st.integers(1, 6),
 )
 def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
@@ -45,6 +48,7 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
     oversample: int,
     max_staleness: int,
     max_parallel_episodes: int,
+    eval_every: int,
     steps: int,
 ) -> None:
     config = scheduled_config(
@@ -53,6 +57,7 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
         oversample=oversample,
         max_staleness=max_staleness,
         max_parallel_episodes=max_parallel_episodes,
+        eval_every=eval_every,
         max_empty_batches=100,
         stall_timeout_s=100_000.0,
     )
@@ -64,8 +69,13 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
     assert (audit.steps, audit.consumed) == (steps, steps * groups_per_step)
     assert run.learner.batch_sizes == {groups_per_step}
     assert run.learner.stalest <= max_staleness
-    assert run.pool.most_running <= max_parallel_episodes
+    held_out_places = config.eval.max_parallel_episodes if eval_every else 0
+    assert run.pool.most_running <= max_parallel_episodes + held_out_places
     check_order(run.pool.events)
+    check_evaluations(run.evaluations)
+    if eval_every and not odds.lost_learner:
+        evaluated = [evaluation.policy_version for evaluation in run.evaluations]
+        assert evaluated == list(range(eval_every, steps + 1, eval_every))
 
 
 def check_order(events: list[tuple[str, int]]) -> None:
@@ -76,6 +86,14 @@ def check_order(events: list[tuple[str, int]]) -> None:
             assert version == applied + 1
         elif name == "apply_weights":
             applied = version
+
+
+def check_evaluations(evaluations: list[EvalResult]) -> None:
+    """Every held-out task was played, and by one version of the policy."""
+    for evaluation in evaluations:
+        assert len(evaluation.members) == len(HELD_OUT)
+        played = [m.trajectory for m in evaluation.members if m.trajectory]
+        assert {oldest_version(trajectory) for trajectory in played} <= {evaluation.policy_version}
 
 
 @settings(max_examples=8, deadline=None)

@@ -180,7 +180,7 @@ def test_evaluation_plays_the_same_episodes_without_a_step(
     run = Run(tmp_path, config, chat)
     tasks = [Tasks(run.store).task(ordinal) for ordinal in range(3)]
     run.controller.start()
-    result = run.controller.evaluate(tasks, max_parallel=2)
+    result = run.controller.run(run.controller.evaluations.play(tasks))
     run.controller.close()
     assert [isinstance(member.outcome, Score) for member in result.members] == [True] * 3
     assert result.num_failed == 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from cluster.checkpoints import Checkpoints, read_frontier
 from cluster.controller import Controller
+from cluster.evaluate import EvalResult
 from cluster.grading import Grader
 from cluster.parts import LearnerLostError, Mode
 from cluster.track.recorder import JsonlRecorder
@@ -38,13 +39,16 @@ from core.records import (
     WeightUpdate,
 )
 from rewards.reward import DualReward
-from tests.builders import make_failure, make_image_ref, make_trajectory
+from tests.builders import make_failure, make_image_ref, make_task, make_trajectory
 from tests.builders_cluster import save_whole
 from tests.fakes.judge import image_verdict, text_verdict
 from tests.fakes.learner import FakeLearner
 from tests.fakes.tasks import ManyTasks
 from tests.fakes.tools import FakeToolbox
 from tests.simulated_clock import SimulatedLoop
+
+HELD_OUT = [make_task(ordinal) for ordinal in range(5)]
+"""Held-out tasks share their ordinals with training tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,7 @@ class ScheduledPool:
         self._chance = chance
         self._version = 0
         self._deaths = [asyncio.Event() for _ in range(self.NUM_WORKERS)]
-        self.running = self.most_running = 0
+        self.running = self.most_running = self.evaluating = 0
         self.events: list[tuple[str, int]] = []
 
     async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory | Failure:
@@ -98,6 +102,7 @@ class ScheduledPool:
         number = self._chance.pick(self.NUM_WORKERS)
         death = self._deaths[number]
         self.running += 1
+        self.evaluating += mode == "eval"
         self.most_running = max(self.most_running, self.running)
         try:
             played = asyncio.create_task(self._chance.take(seconds_of(task, odds)))
@@ -116,9 +121,11 @@ class ScheduledPool:
                 return make_failure(retryable=False)
         finally:
             self.running -= 1
+            self.evaluating -= mode == "eval"
         return make_trajectory(task=task, rollout_id=rollout_id, version=version)
 
     async def apply_weights(self, update: WeightUpdate, payload: Any) -> None:
+        assert not self.evaluating, "new weights came into an evaluation"
         await self._chance.take(0.5)
         self._version = update.version
         self.events.append(("apply_weights", update.version))
@@ -261,6 +268,7 @@ class ScheduledRun:
         self.pool = ScheduledPool(chance)
         self.learner = ScheduledLearner(chance, self.pool.events)
         self.judge = ScheduledJudge(chance)
+        self.evaluations: list[EvalResult] = []
         timeline = Timeline(lambda span: self.recorder.span(span), clock=self._loop.time)
         self.controller = Controller(
             config=self.config,
@@ -304,15 +312,25 @@ class ScheduledRun:
         return True
 
     async def _train(self, until_step: int) -> None:
-        controller = self.controller
+        """With `eval.every`, held-out tasks beside it, as cluster/run.py has them."""
+        controller, every = self.controller, self.config.eval.every
         newest = self.checkpoints.latest()
         if newest is not None:
             await controller._guarded(controller._restore(newest))
         self.recorder.started(controller.frontier_state)
         while controller.frontier_state.step < until_step:
             await controller._guarded(controller._train(1))
+            if every and controller.frontier_state.step % every == 0:
+                await self._finish_evaluation()
+                await controller.evaluations.begin(HELD_OUT)
             if controller.frontier_state.step % 2 == 0:
                 await self._checkpoint()
+        await self._finish_evaluation()
+
+    async def _finish_evaluation(self) -> None:
+        result = await self.controller._guarded(self.controller.evaluations.finish())
+        if result is not None:
+            self.evaluations.append(result)
 
     async def _checkpoint(self) -> None:
         learner = self.learner._alive
@@ -334,4 +352,5 @@ async def _end_tasks() -> None:
 def scheduled_config(**train: Any) -> Config:
     tree = {"groups_per_step": 2, "group_size": 3, "steps": 1000, "max_learner_restarts": 1000}
     rollout = {"max_parallel_episodes": train.pop("max_parallel_episodes", 8)}
-    return build_config({"train": tree | train, "rollout": rollout})
+    evaluations = {"every": train.pop("eval_every", 0), "max_parallel_episodes": 3}
+    return build_config({"train": tree | train, "rollout": rollout, "eval": evaluations})
