@@ -14,10 +14,11 @@ speed of the modes over how long the tail of a turn is, and what held-out evalua
 
 import argparse
 import asyncio
+import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -69,6 +70,9 @@ from core.records import (
 )
 
 EMPTY_CALLS = 4_000
+PACED_CALLS = 200
+CALLS_OF_A_TRAJECTORY = 4
+"""An episode, a render and two verdicts; the calls of a step are shared by 48 trajectories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,10 @@ class Measured:
     """Of the profile's minutes."""
     busy: dict[str, float]
     """Of each pool: the share of its own capacity that was used."""
-    controller_cpu_ms: float = 0.0
-    """Processor time of the driver's process per trajectory, all its Ray calls included."""
+    driver_cpu_ms: float = 0.0
+    """Processor time of the driver's process per trajectory, all of Ray's threads included."""
+    ray_cpu_ms: float = 0.0
+    """Of this, what Ray takes for as many calls at the same pace when they carry nothing."""
 
 
 class ReadingLearner(LatencyLearner):
@@ -179,7 +185,10 @@ def measure_mode(profile: Profile, *, max_staleness: int, steps: int) -> Measure
             after = controller.run(actors.busy_s())
         finally:
             controller.close()
-    groups = steps * profile.groups_per_step
+        groups = steps * profile.groups_per_step
+        trajectories = groups * profile.group_size
+        pace = CALLS_OF_A_TRAJECTORY * trajectories / wall_s
+        call_cpu_s = asyncio.run(ray_cpu_s(actors, per_s=pace))
     modelled_s = wall_s * profile.speedup
     busy = {
         "rollout": (after["rollout"] - before["rollout"]) / profile.rollout_workers,
@@ -189,7 +198,8 @@ def measure_mode(profile: Profile, *, max_staleness: int, steps: int) -> Measure
     return Measured(
         groups_per_min=round(groups / modelled_s * 60, 3),
         busy={pool: round(seconds / modelled_s, 3) for pool, seconds in busy.items()},
-        controller_cpu_ms=round(cpu_s * 1000 / (groups * profile.group_size), 2),
+        driver_cpu_ms=round(cpu_s * 1000 / trajectories, 2),
+        ray_cpu_ms=round(CALLS_OF_A_TRAJECTORY * call_cpu_s * 1000, 2),
     )
 
 
@@ -279,6 +289,26 @@ async def empty_calls(*, calls: int) -> tuple[float, float]:
     return done / wall_s, cpu_s * 1000 / done
 
 
+async def ray_cpu_s(actors: Engines, *, per_s: float) -> float:
+    """Processor seconds of a call that carries nothing, at the pace of a run: the driver's threads
+    are woken for each. What the pacing takes, and Ray without any call, is not counted as Ray's."""
+    handles = itertools.cycle((*actors.workers, *actors.replicas))
+
+    async def call() -> None:
+        await next(handles).busy_s.remote()
+
+    return await paced_cpu_s(call, per_s=per_s) - await paced_cpu_s(Empty().nothing, per_s=per_s)
+
+
+async def paced_cpu_s(call: Callable[[], Coroutine[Any, Any, None]], *, per_s: float) -> float:
+    cpu_s = time.process_time()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(PACED_CALLS):
+            group.create_task(call())
+            await asyncio.sleep(1 / per_s)
+    return (time.process_time() - cpu_s) / PACED_CALLS
+
+
 class Empty:
     async def nothing(self) -> None:
         """What Ray itself costs."""
@@ -311,7 +341,7 @@ def main() -> None:
     say(f"tail: {result['tail']}")
     result["evaluation"] = simulate_evaluation(calm, steps=24)
     say(f"evaluation: {result['evaluation']}")
-    result["in_flight"] = simulate_in_flight(calm, steps=2)
+    result["in_flight"] = simulate_in_flight(calm)
     say(f"in_flight: {result['in_flight']}")
     print(json.dumps(result))
 
@@ -339,16 +369,17 @@ def measure(profile: Profile, *, steps: int, say: Callable[[str], None]) -> dict
         finally:
             ray.shutdown()
     speeds = {mode: one.groups_per_min for mode, one in modes.items()}
-    # An episode, a render and two verdicts are calls; a step's own are shared by 48 trajectories.
-    ray_ms = 4 * call_ms
+    driver_ms, ray_ms = modes["async"].driver_cpu_ms, modes["async"].ray_cpu_ms
     return {
         "groups_per_min": {"stage_by_stage": naive, **speeds},
         "async_vs_sync": ratio(speeds),
         "async_vs_stage_by_stage": round(speeds["async"] / naive, 3),
         "busy": {mode: one.busy for mode, one in modes.items()},
         "bottleneck_fraction": max(modes["async"].busy.values()),
-        "controller_cpu_ms": round(modes["async"].controller_cpu_ms - ray_ms, 2),
-        "ray_cpu_ms": round(ray_ms, 2),
+        "driver_cpu_ms": driver_ms,
+        "ray_cpu_ms": ray_ms,
+        "controller_cpu_ms": round(driver_ms - ray_ms, 2),
+        "empty_calls_cpu_ms": round(CALLS_OF_A_TRAJECTORY * call_ms, 2),
         "ray_empty_calls_per_s": round(calls_per_s, 1),
     }
 

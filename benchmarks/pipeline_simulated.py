@@ -1,11 +1,15 @@
-"""The controller of benchmarks/pipeline.py on a simulated clock: no Ray and no waiting."""
+"""The controller of benchmarks/pipeline.py on a simulated clock: no Ray and no waiting.
+
+Speed and processor time are those of the steps after the warm-up, when as much is under way at the
+end as at the beginning; a trajectory counts when its episode ends, consumed by then or not.
+"""
 
 import asyncio
 import math
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,18 @@ from tests.simulated_clock import SimulatedLoop
 TAILS = (0.3, 0.6, 0.9, 1.2)
 """Sigmas of a turn's log-normal distribution."""
 IN_FLIGHT = (8, 64, 512)
+TRAJECTORIES = 2048
+"""That the measured steps consume, however many are in flight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnd:
+    at_s: float
+    """Of the simulated clock."""
+    cpu_s: float
+    """Of this process."""
+    played: int
+    """Episodes that have ended."""
 
 
 HELD_OUT_TASKS = 48
@@ -52,7 +68,7 @@ def simulate(
     """Groups per minute of simulated time, and real processor ms per trajectory."""
     config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=episodes)
     loop = SimulatedLoop()
-    ends_s: list[float] = []
+    ends: list[StepEnd] = []
     with tempfile.TemporaryDirectory(prefix="pipeline-") as name:
         replicas = [LatencyReplica(profile) for _ in range(profile.render_replicas)]
         parts = make_parts(
@@ -65,20 +81,18 @@ def simulate(
         )
         pool = SimulatedPool([LatencyWorker(profile) for _ in range(profile.rollout_workers)])
         controller = make_controller(
-            parts, pool=pool, learner=NotedLearner(profile, loop, ends_s), loop=loop
+            parts, pool=pool, learner=NotedLearner(profile, loop, pool, ends), loop=loop
         )
         controller.start()
-        warm_up = WARM_UP_STEPS + max_staleness
-        cpu_s = time.process_time()
         try:
+            warm_up = WARM_UP_STEPS + max_staleness
             controller.run(_train(controller, steps=warm_up + steps, after_step=after_step))
         finally:
-            cpu_s = time.process_time() - cpu_s
             controller.close()
-    elapsed_s = ends_s[-1] - ends_s[-1 - steps]
-    trajectories = (warm_up + steps) * profile.groups_per_step * profile.group_size
-    groups_per_min = steps * profile.groups_per_step / elapsed_s * 60
-    return round(groups_per_min, 3), round(cpu_s * 1000 / trajectories, 3)
+    first, last = ends[-1 - steps], ends[-1]
+    groups_per_min = steps * profile.groups_per_step / (last.at_s - first.at_s) * 60
+    cpu_ms = (last.cpu_s - first.cpu_s) * 1000 / (last.played - first.played)
+    return round(groups_per_min, 3), round(cpu_ms, 3)
 
 
 async def _train(controller: Controller, *, steps: int, after_step: AfterStep | None) -> None:
@@ -95,6 +109,7 @@ class SimulatedPool:
     def __init__(self, workers: Sequence[LatencyWorker]) -> None:
         self._workers = workers
         self._episodes = dict.fromkeys(range(len(workers)), 0)
+        self.played = 0
 
     async def run(self, task: Task, *, rollout_id: RolloutId, mode: Mode) -> Trajectory:
         chosen = min(self._episodes, key=self._episodes.__getitem__)
@@ -103,6 +118,7 @@ class SimulatedPool:
             return await self._workers[chosen].run(task, rollout_id, mode)
         finally:
             self._episodes[chosen] -= 1
+            self.played += 1
 
     async def apply_weights(self, update: WeightUpdate, payload: Sequence[Any]) -> None:
         for worker in self._workers:
@@ -110,18 +126,24 @@ class SimulatedPool:
 
 
 class NotedLearner(LatencyLearner):
-    """Notes when its steps ended."""
+    """Notes how things stand when each of its steps ends."""
 
     def __init__(
-        self, profile: Profile, loop: asyncio.AbstractEventLoop, ends_s: list[float]
+        self,
+        profile: Profile,
+        loop: asyncio.AbstractEventLoop,
+        pool: SimulatedPool,
+        ends: list[StepEnd],
     ) -> None:
         super().__init__(profile)
         self._loop = loop
-        self._ends_s = ends_s
+        self._pool = pool
+        self._ends = ends
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
         report = await super().step(groups)
-        self._ends_s.append(self._loop.time())
+        now_s, cpu_s = self._loop.time(), time.process_time()
+        self._ends.append(StepEnd(at_s=now_s, cpu_s=cpu_s, played=self._pool.played))
         return report
 
 
@@ -169,7 +191,7 @@ def simulate_evaluation(profile: Profile, *, steps: int) -> dict[str, dict[str, 
     }
 
 
-def simulate_in_flight(profile: Profile, *, steps: int) -> dict[str, float]:
+def simulate_in_flight(profile: Profile) -> dict[str, float]:
     """Real seconds of the processor per trajectory over how many episodes are in flight."""
     costs = {}
     for episodes in IN_FLIGHT:
@@ -181,8 +203,7 @@ def simulate_in_flight(profile: Profile, *, steps: int) -> dict[str, float]:
             groups_per_step=max(2, episodes // 4),
             group_size=8,
         )
-        # The same number of trajectories for each.
-        batches = max(steps, steps * IN_FLIGHT[-1] // (8 * wide.groups_per_step))
-        _, cpu_ms = simulate(wide, max_staleness=1, steps=batches, episodes=episodes)
+        steps = TRAJECTORIES // (wide.groups_per_step * wide.group_size)
+        _, cpu_ms = simulate(wide, max_staleness=1, steps=steps, episodes=episodes)
         costs[str(episodes)] = cpu_ms / 1000
     return costs
