@@ -24,9 +24,9 @@ from cluster.kept_groups import read_groups, write_groups
 from core.config import Config, save_config
 from core.errors import ConfigError, LearnerError
 from core.files import (
+    clean_up,
     draft_beside,
     file_sizes,
-    mend_replaced,
     put_folder_in_place,
     write_json_atomic,
 )
@@ -49,6 +49,7 @@ class Checkpoints:
         self._begun: tuple[Path, Path] | None = None
         """A draft whose learner's part is being written, and its place."""
         self._held: int | None = None
+        """A step whose held-out reward is not known yet."""
 
     def begin(
         self, *, state: FrontierState, config: Config, save_learner: Callable[[str], int]
@@ -121,9 +122,7 @@ class Checkpoints:
     def clean_up(self) -> None:
         """Mend and remove what earlier processes left half-written; only while nothing is being
         saved."""
-        mend_replaced(self._folder)
-        for draft in self._folder.glob(".step_*.draft-*"):
-            shutil.rmtree(draft, ignore_errors=True)
+        clean_up(self._folder)
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""

@@ -86,7 +86,7 @@ def flush_tree(folder: Path) -> None:
 
 def put_folder_in_place(draft: Path, folder: Path) -> None:
     """Rename a finished draft beside `folder` to it. An older one steps aside first, and is
-    removed last; `mend_replaced` puts it back when a crash came in between."""
+    removed last; `clean_up` puts it back when a crash came in between."""
     aside = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
@@ -103,14 +103,17 @@ def put_folder_in_place(draft: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def mend_replaced(parent: Path) -> None:
-    """After a crash: an older folder comes back where the new one did not take its place."""
+def clean_up(parent: Path) -> None:
+    """After a crash: an older folder comes back where the new one did not take its place, and
+    drafts go. Only while nothing is being written in `parent`."""
     for aside in parent.glob(".*.replaced"):
         folder = parent / aside.name.removeprefix(".").removesuffix(".replaced")
         if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
             os.rename(aside, folder)
+    for draft in parent.glob(".*.draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

@@ -25,7 +25,6 @@ from core.files import (
     draft_beside,
     file_sizes,
     flush_tree,
-    mend_replaced,
     put_folder_in_place,
     write_json_atomic,
     write_step,
@@ -140,13 +139,6 @@ def latest_checkpoint(root: Path) -> Path | None:
             return folder
         logger.warning("skipped checkpoint %s: it %s", folder, damage)
     return None
-
-
-def clean_up(root: Path) -> None:
-    """Mend and remove what killed processes left half-written; only while nothing is saved."""
-    mend_replaced(root)
-    for draft in root.glob(".*.draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def prune_checkpoints(root: Path, *, keep: int) -> None:

@@ -20,13 +20,13 @@ import torch
 
 from core.config import Config
 from core.errors import ConfigError, LearnerError, boundary
+from core.files import clean_up
 from core.protocols import ImageStore
 from core.records import Sampling, TrainingSample, Trajectory
 from envs.chat import ChatFormat
 from learners.batch import build_micro_batch
 from learners.checkpoint import (
     TrainState,
-    clean_up,
     find_damage,
     latest_checkpoint,
     load_checkpoint,
