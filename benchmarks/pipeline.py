@@ -339,7 +339,7 @@ def main() -> None:
     calm = replace(profile, speedup=1.0)
     result["tail"] = simulate_tail(calm, steps=20)
     say(f"tail: {result['tail']}")
-    result["evaluation"] = simulate_evaluation(calm, steps=24)
+    result["evaluation"] = simulate_evaluation(calm, steps=20)
     say(f"evaluation: {result['evaluation']}")
     result["in_flight"] = simulate_in_flight(calm)
     say(f"in_flight: {result['in_flight']}")

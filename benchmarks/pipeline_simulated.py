@@ -39,6 +39,10 @@ TAILS = (0.3, 0.6, 0.9, 1.2)
 IN_FLIGHT = (8, 64, 512)
 TRAJECTORIES = 2048
 """That the measured steps consume, however many are in flight."""
+HELD_OUT_TASKS = 48
+EVALUATE_EVERY = 4
+"""Steps of 8 groups of 6 episodes: a fifth of all episodes are held-out."""
+AfterStep = Callable[[Controller, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +53,6 @@ class StepEnd:
     """Of this process."""
     played: int
     """Episodes that have ended."""
-
-
-HELD_OUT_TASKS = 48
-EVALUATE_EVERY = 4
-"""Steps of 8 groups of 6 episodes: a fifth of all episodes are held-out."""
-AfterStep = Callable[[Controller, int], Awaitable[None]]
 
 
 def simulate(
