@@ -10,7 +10,9 @@ import torch
 
 from core.config import Config, build_config
 from core.records import Group
+from core.sections.learner import LearnerConfig
 from envs.chat import ChatFormat
+from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner
 from learners.receive import WeightReceiver
 from tests.fakes.images import MemoryImageStore
@@ -47,3 +49,10 @@ class World:
 def weights_of(learner: GrpoLearner) -> dict[str, torch.Tensor]:
     update, payload = learner.publish()
     return dict(WeightReceiver().receive(update, payload))
+
+
+def sharding_everything(config: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed leaves parameters of less than 100,000 numbers whole: all of the tiny model's."""
+    settings = deepspeed_config(config)
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return settings

@@ -10,18 +10,16 @@ from safetensors.torch import load_file
 
 from core.errors import ConfigError, FidelityError, LearnerError
 from core.records import Group
-from core.sections.learner import LearnerConfig
 from envs.chat import ChatFormat
 from learners import engine, head
 from learners.advantage import NoSignal, group_advantages
 from learners.checkpoint import CheckpointWriter, TrainState, load_checkpoint, policy_folder
-from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner, select_samples
 from learners.lora import BaseWeights
 from learners.receive import WeightReceiver
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
-from tests.learner_world import SCORES, World, weights_of
+from tests.learner_world import SCORES, World, sharding_everything, weights_of
 from tests.oracle_groups import make_oracle_groups
 from tests.tiny_model import build_tiny_policy
 
@@ -32,13 +30,6 @@ pytestmark = pytest.mark.integration
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = build_tiny_policy(tmp_path_factory.mktemp("policy"))
     return World(folder=folder, chat=ChatFormat.load(folder), store=MemoryImageStore())
-
-
-def sharding_everything(config: LearnerConfig) -> dict[str, Any]:
-    """DeepSpeed leaves parameters of less than 100,000 numbers whole: all of the tiny model's."""
-    settings = deepspeed_config(config)
-    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return settings
 
 
 def test_an_on_policy_update_sees_the_rollouts_logprobs_behind_images_too(world: World) -> None:

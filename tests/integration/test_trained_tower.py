@@ -11,11 +11,10 @@ from core.sections.learner import LearnerConfig
 from envs.chat import ChatFormat
 from learners import engine
 from learners.batch import build_micro_batch
-from learners.engine import deepspeed_config
 from learners.grpo_learner import select_samples
 from learners.model import load_policy
 from tests.fakes.images import MemoryImageStore
-from tests.learner_world import World
+from tests.learner_world import World, sharding_everything
 from tests.tiny_model import build_tiny_policy
 
 pytestmark = pytest.mark.integration
@@ -27,23 +26,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder=folder, chat=ChatFormat.load(folder), store=MemoryImageStore())
 
 
-def sharded(config: LearnerConfig) -> dict[str, Any]:
-    """DeepSpeed leaves parameters of less than 100,000 numbers whole: all of the tiny model's."""
-    settings = deepspeed_config(config)
-    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return settings
-
-
 def offloading(config: LearnerConfig) -> dict[str, Any]:
     """What a learner with a GPU asks of DeepSpeed, on a CPU."""
-    settings = sharded(config)
+    settings = sharding_everything(config)
     if config.zero_stage:
         settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     return settings
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
-@pytest.mark.parametrize("settings_of", [sharded, offloading])
+@pytest.mark.parametrize("settings_of", [sharding_everything, offloading])
 @pytest.mark.parametrize("with_images", [(0, 0), (0, 1), (1, 0)])
 def test_a_trained_tower_has_no_gradient_of_packs_without_images(
     world: World,
