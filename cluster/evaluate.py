@@ -4,8 +4,8 @@ Enters: tasks, and a MemberRunner over the live pool. Leaves: one graded Member 
 with intervals are made of them in cluster/report/summary.py. A task whose episode failed by a
 fault of ours, after its re-issues, stays in the result with its Failure and counts in no mean.
 
-All episodes of an evaluation are of one version of the policy. Beside training the next
-weights wait for the last of them; its renders and verdicts go on behind it.
+All episodes of an evaluation are of one version of the policy. Beside training the next weights
+wait for the last of them; its renders and verdicts go on behind it.
 """
 
 import asyncio
@@ -106,8 +106,13 @@ class Evaluations:
         self._beside = _Beside(tasks=tasks, policy_version=version, played=played, result=result)
 
     @property
+    def is_begun(self) -> bool:
+        """Whether there is one to `finish`. Read from any thread, as `is_over`."""
+        return self._beside is not None
+
+    @property
     def is_over(self) -> bool:
-        """Whether `finish` returns at once. Read from any thread."""
+        """Whether `finish` returns at once."""
         beside = self._beside
         return beside is None or beside.result.done()
 
@@ -136,8 +141,8 @@ class Evaluations:
             await self._beside.played.wait()
 
     async def take_up(self) -> None:
-        """With the policy of another learner: what was abandoned begins again if it played this
-        version; one of a later version is forgotten."""
+        """With the policy of another learner: what was abandoned begins again, unless it was of a
+        later version: the step before that comes again, and with it an evaluation."""
         beside, version = self._beside, self._frontier().step
         if beside is None:
             return

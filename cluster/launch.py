@@ -126,11 +126,6 @@ class System:
         if self.config.train.keep_best:
             self.checkpoints.hold(self.step)
 
-    @property
-    def evaluation_is_over(self) -> bool:
-        """Whether `finish_evaluation` returns at once."""
-        return self.controller.evaluations.is_over
-
     def finish_evaluation(self) -> EvalResult | None:
         """Of the one that was begun last; waits for it. None: there is none, or its policy was lost
         with a learner, and the step before it comes again."""

@@ -64,7 +64,7 @@ class Run:
                 self.system.recorder.step(report.step, metrics)  # the later row of a step counts
             self.tracker.log(metrics, step=report.step)
             screen.step_done(report.metrics.get("reward/mean"))
-            if self.system.evaluation_is_over:
+            if self.system.controller.evaluations.is_over:
                 self._finish_evaluation()
             if self._evaluates(report.step):
                 self._begin_evaluation()
@@ -90,6 +90,9 @@ class Run:
             self._finish_evaluation()
 
     def _finish_evaluation(self) -> None:
+        """Harmless when none was begun."""
+        if not self.system.controller.evaluations.is_begun:
+            return
         with self.wall.stage("evaluate_step"):
             result = self.system.finish_evaluation()
         if result is not None:

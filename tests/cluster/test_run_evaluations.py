@@ -27,9 +27,9 @@ def fake_run(
     *,
     rewards: Sequence[float],
     deaths: Sequence[tuple[str, int]] = (),
-    steps: int | None = None,
+    every: int = 1,
 ) -> FakeRun:
-    """Two held-out tasks after every step; `rewards`: of their texts, by version of the policy."""
+    """Two held-out tasks every `every` steps; `rewards`: of their texts, by policy version."""
     grades = iter(number % 2 for number in range(10**6))
 
     async def play(task: Task, rollout_id: RolloutId) -> Trajectory:
@@ -49,18 +49,20 @@ def fake_run(
         deaths,
         pool=pool,
         judge=FakeJudge(grade_text=grade),
-        evaluation={"every": 1, "num_tasks": 2},
-        steps=steps or len(rewards) - 1,
+        evaluation={"every": every, "num_tasks": 2},
+        steps=len(rewards) - 1,
         checkpoint_every=100,
         keep_checkpoints=1,
     )
 
 
-def train(fake: FakeRun) -> None:
+def train(fake: FakeRun) -> WallClock:
+    wall = WallClock()
     with closing(Tracker(fake.config)) as tracker:
-        run = Run(system=fake.system, tracker=tracker, wall=WallClock(), canary=None)
+        run = Run(system=fake.system, tracker=tracker, wall=wall, canary=None)
         console = Console(file=io.StringIO())
         run.train(Screen(console, title="test", read_status=fake.controller.status))
+    return wall
 
 
 def texts(folder: Path) -> dict[int, float]:
@@ -79,6 +81,12 @@ def test_every_step_has_its_result_and_the_best_one_its_checkpoint(tmp_path: Pat
     best = json.loads((tmp_path / "run" / "checkpoints" / BEST).read_text())
     assert best["step"] == 2
     assert checkpoints(tmp_path / "run") == ["step_000002", "step_000005"]
+
+
+def test_a_run_without_evaluations_tells_no_time_for_them(tmp_path: Path) -> None:
+    with fake_run(tmp_path / "run", rewards=(0.0, 0.3, 0.9), every=0) as fake:
+        assert list(train(fake).seconds) == ["train"]
+    assert texts(tmp_path / "run") == {}
 
 
 def test_an_evaluation_that_the_end_of_a_process_cut_short_is_made_up_for(tmp_path: Path) -> None:
