@@ -10,6 +10,7 @@ paid judge said to it is lost every time. Verdicts that had arrived are in the j
 import asyncio
 import itertools
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -39,6 +40,7 @@ class JudgeActor:
     def __init__(self, make_judge: Callable[[], Judge]) -> None:
         """`make_judge` is called again at every restart."""
         self._opened = Opened(make_judge)
+        self._start = secrets.token_hex(8)
 
     @property
     def _judge(self) -> Judge:
@@ -53,8 +55,9 @@ class JudgeActor:
     async def judge_text(self, task: Task, answer: Answer) -> TextVerdict:
         return await self._judge.judge_text(task=task, answer=answer)
 
-    async def spent_usd(self) -> float:
-        return await self._judge.spent_usd()
+    async def spent_usd(self) -> tuple[str, float]:
+        """Since its last start, and a name of that."""
+        return self._start, await self._judge.spent_usd()
 
 
 class JudgeClient:
@@ -67,7 +70,8 @@ class JudgeClient:
         self._name = name
         self._prompt_sha = prompt_sha
         self._deadline_s = deadline_s
-        self._spent_usd = self._spent_before_usd = 0.0
+        self._spent_usd: dict[str, float] = {}
+        """By start of the actor."""
 
     @property
     def name(self) -> str:
@@ -87,11 +91,9 @@ class JudgeClient:
 
     async def spent_usd(self) -> float:
         """What an actor spent between its last answer to this and its death is not known."""
-        spent_usd: float = await self._ask("spent_usd")
-        if spent_usd < self._spent_usd:  # it has been started again, and counts from nothing
-            self._spent_before_usd += self._spent_usd
-        self._spent_usd = spent_usd
-        return self._spent_before_usd + spent_usd
+        start, spent_usd = await self._ask("spent_usd")
+        self._spent_usd[start] = spent_usd
+        return sum(self._spent_usd.values())
 
     async def _ask(self, method: str, *args: Any) -> Any:
         for times in itertools.count(1):

@@ -43,9 +43,13 @@ BEST = "best.json"
 class Checkpoints:
     """The checkpoints of one run: the last `keep`, and the best (`note_reward`)."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int, on_whole: Callable[[Path], None] = lambda path: None
+    ) -> None:
+        """`on_whole` is told of each that is put in its place."""
         self._folder = folder
         self._keep = keep
+        self._on_whole = on_whole
         self._begun: tuple[Path, Path] | None = None
         """A draft whose learner's part is being written, and its place."""
         self._held: int | None = None
@@ -68,6 +72,7 @@ class Checkpoints:
             return None
         (draft, path), self._begun = self._begun, None
         finish_checkpoint(draft, path)
+        self._on_whole(path)
         wanted = [self._path(step) for step in (self.best_step, self._held) if step is not None]
         for old in self._older_than_kept():
             if old not in wanted:
@@ -106,11 +111,12 @@ class Checkpoints:
         return step in (self.best_step, self._held)
 
     def note_reward(self, reward: float, *, step: int) -> None:
-        """Of a held-out evaluation; the checkpoint of the best step so far is never dropped."""
+        """Of a held-out evaluation; the checkpoint of the best step so far is never dropped. A step
+        that came again has the reward of the policy that it has now."""
         if self._held == step:
             self._held = None
         best = self._read_best()
-        if best is None or reward > best["reward"]:
+        if best is None or reward > best["reward"] or step == best["step"]:
             write_json_atomic(self._folder / BEST, {"step": step, "reward": reward})
 
     @property

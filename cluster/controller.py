@@ -124,7 +124,7 @@ class Controller:
         self._thread = LoopThread("controller", loop)
         self._running: set[asyncio.Task[None]] = set()
         self._balancing: asyncio.Task[None] | None = None
-        self._releasing: asyncio.Task[None] | None = None
+        self._releasing: list[asyncio.Task[None]] = []
         self.evaluations = Evaluations(
             new_members=self._new_members,
             max_parallel=config.eval.max_parallel_episodes,
@@ -360,18 +360,18 @@ class Controller:
         await self.evaluations.take_up()
 
     async def _abandon_groups(self) -> None:
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """And let go of what ended ones were shown, before some of it is pinned again."""
+        stopped = [task for task in self._running if task.cancel()]
+        await asyncio.gather(*stopped, *self._releasing, return_exceptions=True)
         self._ended = []
         self._lost = None
         self._ahead.forget()
 
     def _release_images(self, ended: Sequence[int]) -> None:
-        """What the ended tasks were shown may go. Held-out tasks, which share their ordinals with
-        training tasks, keep theirs: the report shows them."""
+        """Not of held-out tasks, which share ordinals with them: the report shows those images."""
         ordinals = [ordinal for ordinal in ended if ordinal not in self.evaluations.ordinals]
-        self._releasing = asyncio.create_task(self._toolbox.release(ordinals))
+        others = [task for task in self._releasing if not task.done()]
+        self._releasing = [*others, asyncio.create_task(self._toolbox.release(ordinals))]
 
     async def _broadcast(self, version: int) -> None:
         with self._timeline.span("broadcast", f"version {version}"):

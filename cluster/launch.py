@@ -14,13 +14,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.algorithm import GRPO, GRPOConfig, RayLearner
 from cluster.checkpoints import LEARNER, Checkpoints
 from cluster.controller import Controller
 from cluster.evaluate import EvalResult
 from cluster.grading import Grader
-from cluster.hub import HubUploads, hub_uploads
+from cluster.hub import hub_uploads
 from cluster.parts import LearnerLostError
 from cluster.plan.memory_fit import refuse_too_little_memory
 from cluster.plan.placement import demands, refuse_what_cannot_fit
@@ -57,7 +58,6 @@ class System:
     recorder: JsonlRecorder
     services: Services
     spending: Spending
-    hub: HubUploads | None
 
     @property
     def step(self) -> int:
@@ -82,7 +82,7 @@ class System:
         try:
             while self.step < config.steps and not self.is_budget_spent:
                 self.algorithm.train()
-                self._put_in_place()
+                self.checkpoints.finish()  # if the learner has written its part
                 report = self.controller.last_report
                 assert report is not None
                 on_step(report)
@@ -165,13 +165,7 @@ class System:
     def finish_checkpoint(self) -> None:
         """Wait until the last one is whole. Raises LearnerError."""
         self.controller.finish_save()
-        self._put_in_place()
-
-    def _put_in_place(self) -> None:
-        """The checkpoint that was begun, if the learner has written its part."""
-        path = self.checkpoints.finish()
-        if path is not None and self.hub is not None:
-            self.hub.add(policy_folder(path / LEARNER), name=path.name)
+        self.checkpoints.finish()
 
 
 @contextmanager
@@ -181,14 +175,21 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
     Raises ConfigError for what the user can mend, before any engine starts where that is possible.
     """
     run_dir = config.run_dir.resolve()
-    checkpoints = Checkpoints(run_dir / "checkpoints", keep=config.train.keep_checkpoints)
-    if not resume and (old := checkpoints.latest()) is not None:
-        raise ConfigError(
-            f"{old} is a checkpoint of an earlier run, from which this one would go on when its "
-            "learner is lost; resume that run, set its folder aside, or change run.name"
-        )
     with ExitStack() as stack:
         hub = stack.enter_context(hub_uploads(config))
+
+        def upload(checkpoint: Path) -> None:
+            if hub is not None:
+                hub.add(policy_folder(checkpoint / LEARNER), name=checkpoint.name)
+
+        checkpoints = Checkpoints(
+            run_dir / "checkpoints", keep=config.train.keep_checkpoints, on_whole=upload
+        )
+        if not resume and (old := checkpoints.latest()) is not None:
+            raise ConfigError(
+                f"{old} is a checkpoint of an earlier run, from which this one would go on when "
+                "its learner is lost; resume that run, set its folder aside, or change run.name"
+            )
         stack.enter_context(ray_session(config))
         _refuse_what_cannot_fit(config)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -220,7 +221,6 @@ def launch(config: Config, *, resume: bool = False) -> Iterator[System]:
             checkpoints=checkpoints,
             recorder=recorder,
             services=services,
-            hub=hub,
             spending=spending,
         )
 

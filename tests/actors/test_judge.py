@@ -1,6 +1,7 @@
 """The judge actor: verdicts, the judge's own errors, and a judge process that dies."""
 
 import asyncio
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ class FrailJudge(FakeJudge):
         if task.task_id.startswith("/") and not Path(task.task_id).exists():
             Path(task.task_id).touch()
             os._exit(1)
+        await super().judge_text(task=task, answer=answer)  # counts what it costs
         return text_verdict(0.75)
 
     async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
@@ -81,6 +83,19 @@ async def test_a_bug_in_the_judge_is_a_judge_error(client: JudgeClient) -> None:
 async def test_a_judge_that_dies_is_asked_again(client: JudgeClient, tmp_path: Any) -> None:
     assert (await ask(client, str(tmp_path / "died"))).value == 0.75
     assert (tmp_path / "died").exists()
+
+
+async def test_what_a_judge_spent_is_not_forgotten_when_it_is_started_again(
+    ray_cluster: str, tmp_path: Path
+) -> None:
+    """Though the second start has spent more than the first when it is first asked."""
+    handle, client = start_judge(functools.partial(FrailJudge, cost_usd=1.0), num_cpus=0.1)
+    await ask(client, "clear")
+    assert await client.spent_usd() == 1.0
+    await ask(client, str(tmp_path / "died"))
+    await ask(client, "clear")
+    assert await client.spent_usd() == 3.0
+    ray.kill(handle)
 
 
 async def test_a_question_that_kills_the_judge_is_asked_twice_and_then_a_judge_error(

@@ -101,7 +101,6 @@ def running(
             checkpoints=checkpoints,
             recorder=recorder,
             services=None,
-            hub=None,
             spending=spending,
         )
     finally:

@@ -142,6 +142,14 @@ def test_the_best_one_is_kept_beside_the_last_ones(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.glob("step_*"))] == ["step_000002", "step_000004"]
 
 
+def test_a_step_that_comes_again_has_the_reward_of_its_new_policy(tmp_path: Path) -> None:
+    """The learner was lost, and with it the policy that had scored 0.9."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, reward in ((1, 0.2), (2, 0.9), (2, 0.3), (3, 0.5)):
+        checkpoints.note_reward(reward, step=step)
+    assert checkpoints.best_step == 3
+
+
 def test_one_that_stepped_aside_comes_back(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     whole = save(checkpoints, 1)
@@ -155,7 +163,8 @@ def test_one_that_stepped_aside_comes_back(tmp_path: Path) -> None:
 def test_after_the_loss_of_a_learner_a_begun_checkpoint_counts_now_or_never(
     tmp_path: Path, is_written: bool
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    told: list[Path] = []
+    checkpoints = Checkpoints(tmp_path, keep=2, on_whole=told.append)
     save(checkpoints, 2)
 
     def writes(folder: str) -> int:
@@ -165,5 +174,6 @@ def test_after_the_loss_of_a_learner_a_begun_checkpoint_counts_now_or_never(
     found = checkpoints.last_whole()
     assert found is not None
     assert found.name == ("step_000004" if is_written else "step_000002")
+    assert told[-1] == found, "one that only a loss puts in its place is uploaded too"
     assert checkpoints.finish() is None
     assert not list(tmp_path.glob(".step_*"))

@@ -1,5 +1,7 @@
 """A learner whose process is lost: another goes on from the last checkpoint, nothing is lost."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from core.records import RolloutId, Task
 from tests.builders import make_task
 from tests.fakes.pool import FakePool
 from tests.fakes.run import FakeRun
+from tests.fakes.tools import FakeToolbox
 
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
@@ -58,6 +61,22 @@ def test_a_loss_that_the_workers_find_out_is_mended_too(tmp_path: Path, max_stal
     assert run.train(5, checkpoint_every=2)[-1] == 5
     assert [event for event in run.learner.events if event[0] == "restart"] == [("restart",)]
     assert audit_run(tmp_path).is_sound
+
+
+def test_images_that_are_pinned_again_are_not_released_by_who_is_late(tmp_path: Path) -> None:
+    """Tasks that the checkpoint still waits for had ended, and the search actor was away."""
+
+    class SlowToolbox(FakeToolbox):
+        async def release(self, ordinals: Sequence[int]) -> None:
+            await asyncio.sleep(0.2)
+            await super().release(ordinals)
+
+    toolbox = SlowToolbox()
+    with FakeRun(tmp_path, [("step", 4)], toolbox=toolbox, max_staleness=2) as run:
+        assert run.advance(5, checkpoint_every=2) == [1, 2, 3, 3, 4, 5]
+        run.controller.run(asyncio.sleep(0.5))
+    of_task_4 = [name for name, of in toolbox.events if of in (4, (4, 5))]
+    assert of_task_4 == ["release", "pin", "release"], "both times it was consumed"
 
 
 def test_an_evaluation_that_loses_the_learner_is_played_again(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class FakeRun:
         *,
         pool: FakePool | None = None,
         judge: FakeJudge | None = None,
+        toolbox: FakeToolbox | None = None,
         evaluation: Mapping[str, Any] | None = None,
         **train: Any,
     ) -> None:
@@ -111,7 +112,7 @@ class FakeRun:
             config=self.config,
             tasks=ManyTasks(),
             pool=self.pool,
-            toolbox=FakeToolbox(),
+            toolbox=toolbox or FakeToolbox(),
             grader=Grader(
                 reward=DualReward(judge=judge, text_weight=0.5, na_rule="renormalise"),
                 image_model=FakeImageModel(self.images),
@@ -147,7 +148,6 @@ class FakeRun:
             recorder=self.recorder,
             services=services,
             spending=self._spending,
-            hub=None,
         )
 
     def train(self, steps: int, *, checkpoint_every: int) -> list[int]:
