@@ -106,7 +106,11 @@ class ZeroMasters:
         self._zero.loss_scale = divide_by  # which DeepSpeed divides by, before it looks at norms
         self._engine.step()
         self._zero.loss_scale = 1.0
-        return float(self._engine.get_global_grad_norm())
+        norm = float(self._engine.get_global_grad_norm())
+        if self._stage < 3 and not math.isfinite(norm):
+            # With the optimizer in host memory DeepSpeed would add the next gradients to these.
+            self._zero.averaged_gradients = dict.fromkeys(self._zero.averaged_gradients)
+        return norm
 
     def copy(self, parameter: torch.nn.Parameter, *, moments: bool) -> Tensors:
         tensors = {"master": self._access.safe_get_full_fp32_param(parameter)}

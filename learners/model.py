@@ -2,7 +2,7 @@
 
 In: a Hugging Face folder or hub id. Out: `PolicyModel`, whose forward gives the log-probs of a
 micro-batch's sampled tokens, and a folder that transformers and vLLM load. Fails with ConfigError
-when the folder holds no Qwen3-VL model.
+when the folder holds no Qwen3-VL model, or when there is no GPU for a learner that needs one.
 """
 
 import shutil
@@ -117,6 +117,11 @@ class PolicyModel(torch.nn.Module):
 def load_policy(config: Config) -> PolicyModel:
     """The policy of a recipe in training mode, in the learner's dtype."""
     path, settings = config.policy.path, config.learner
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "learner.device is 'cuda', but torch finds no GPU; set learner.device=cpu, or run "
+            "where one is, with requirements/gpu.txt installed"
+        )
     disable_progress_bar()
     try:
         lm = Qwen3VLForConditionalGeneration.from_pretrained(

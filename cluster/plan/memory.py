@@ -158,8 +158,8 @@ def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
 
 
 def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
-    """ZeRO-3 alone keeps the weights in host memory; the other stages hold them, and their
-    gradients until the backward pass is done, on the GPU."""
+    """ZeRO-3 alone keeps the weights in host memory; the other stages hold them, and the sums of
+    their gradients (of ZeRO-2 in float32) until the step, on the GPU."""
     width, where = BYTES[config.learner.dtype], "learner, its GPU"
     if config.learner.zero_stage == 3:
         value = 2 * policy.text_params / policy.num_layers * width
@@ -167,8 +167,12 @@ def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
         source = f"{policy.source}; prefetch of one layer assumed"
         return _memory(where, "streamed weights", value, formula, source)
     trained = policy.trained_params(config.learner)
-    value = (policy.params + trained) * width
-    formula = f"({policy.params:,} + {trained:,} trained) x {width} B; zero_stage 3 streams them"
+    is_first = config.learner.zero_stage == 1 or config.learner.num_learners > 1
+    sums = width if is_first else BYTES["float32"]
+    value = policy.params * width + trained * sums
+    formula = (
+        f"{policy.params:,} x {width} B + {trained:,} trained x {sums} B; zero_stage 3 streams them"
+    )
     return _memory(where, "weights and gradients", value, formula, f"{policy.source}; ZeRO")
 
 

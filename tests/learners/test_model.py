@@ -160,6 +160,15 @@ def oracle(folder: Path, samples: list[TrainingSample], chat: ChatFormat) -> Pas
     return plain(folder, samples, chat)
 
 
+def test_a_gpu_that_is_not_there_is_missed_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = build_config({"policy": {"path": "nowhere"}, "learner": {"device": "cuda"}})
+    with pytest.raises(ConfigError, match=r"no GPU; set learner.device=cpu"):
+        load_policy(config)
+
+
 @pytest.mark.parametrize("max_tokens", [16, 120, 1000])
 def test_a_pack_is_its_sequences_one_by_one(
     folder: Path, samples: list[TrainingSample], chat: ChatFormat, oracle: Pass, max_tokens: int

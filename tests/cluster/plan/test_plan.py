@@ -194,16 +194,27 @@ def test_the_reference_of_a_kl_is_one_more_copy_where_the_compute_is(device: str
     assert len(without) == len(figures) - 1
 
 
-def test_a_gpu_holds_the_weights_unless_zero_3_streams_them() -> None:
+def test_zero_3_streams_the_weights_through_a_gpu() -> None:
     policy, where = small_policy(), "learner, its GPU"
     learner = {"device": "cuda", "dtype": "bfloat16"}
 
-    whole = learner_memory(config_of(learner=learner | {"zero_stage": 2}), policy)
     streamed = learner_memory(config_of(learner=learner | {"zero_stage": 3}), policy)
 
-    held = 2 * (policy.params + policy.text_params)
-    assert find(whole, where, "weights and gradients").value == held
     assert find(streamed, where, "streamed weights").value == 2 * policy.text_params
+
+
+@pytest.mark.parametrize(
+    ("settings", "sums"),
+    [({}, 4), ({"zero_stage": 2}, 4), ({"zero_stage": 1}, 2), ({"num_learners": 2}, 2)],
+)
+def test_a_gpu_holds_the_sums_of_gradients_too(settings: dict[str, int], sums: int) -> None:
+    """In float32, but for ZeRO-1, which adds up in bfloat16."""
+    policy, learner = small_policy(), {"device": "cuda", "dtype": "bfloat16"}
+
+    figures = learner_memory(config_of(learner=learner | settings), policy)
+
+    held = 2 * policy.params + sums * policy.text_params
+    assert find(figures, "learner, its GPU", "weights and gradients").value == held
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])
