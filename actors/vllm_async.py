@@ -33,7 +33,7 @@ from actors.vllm_requests import (
     to_generated,
 )
 from core.config import Config
-from core.errors import ConfigError, InfraError, boundary
+from core.errors import InfraError, boundary
 from core.protocols import Generated, GenerateRequest, ImageStore
 from core.records import WeightUpdate, to_jsonable
 from learners.receive import WeightReceiver
@@ -53,11 +53,6 @@ class AsyncVllmEngine:
         policy_version: int = 0,
     ) -> None:
         """Start vLLM's processes (a minute). Raises InfraError when they do not start."""
-        if config.learner.lora_rank is not None:
-            raise ConfigError(
-                f"learner.lora_rank={config.learner.lora_rank} needs rollout.tensor_parallel=1: "
-                "the processes of one engine are sent whole weights"
-            )
         self._images = images
         self._stop_ids = tuple(stop_ids)
         self._policy_version = policy_version

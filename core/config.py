@@ -82,6 +82,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _adapters_reach_their_engine(self) -> Self:
+        rank, devices = self.learner.lora_rank, self.rollout.tensor_parallel
+        if rank is not None and devices > 1:
+            raise ValueError(
+                f"learner.lora_rank is {rank} and rollout.tensor_parallel is {devices}, but the "
+                "processes of one engine take whole weights, not adapters; set "
+                "rollout.tensor_parallel=1, or learner.lora_rank=null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _is_repeatable(self) -> Self:
         if self.run.deterministic and (clauses := refusals(self)):
             raise ValueError(f"run.deterministic is true, so that {', '.join(clauses)}")

@@ -175,6 +175,14 @@ def test_a_buffer_as_long_as_the_context_is_refused() -> None:
     build_config(sections | {"rollout": {"max_context": 101}})
 
 
+def test_adapters_for_an_engine_of_several_processes_are_refused() -> None:
+    sections = {"learner": {"lora_rank": 8}, "rollout": {"tensor_parallel": 2}}
+    with pytest.raises(ConfigError, match=r"lora_rank is 8 .*tensor_parallel is 2, .* set"):
+        build_config(sections)
+    build_config(sections | {"rollout": {"tensor_parallel": 1}})
+    build_config(sections | {"learner": {"lora_rank": None}})
+
+
 def test_a_correction_that_corrects_nothing_is_refused() -> None:
     settings = {"correct_on_policy": True, "correction": "none"}
     with pytest.raises(ConfigError, match=r"correct_on_policy=true corrects nothing .* masked"):
