@@ -2,7 +2,8 @@
 
     <folder>/policy/            a Hugging Face folder: weights, config, tokenizer, processor
     <folder>/state.safetensors  master weights, optimizer moments, RNG
-    <folder>/state.json         step, version, and the size of every other file; written last
+    <folder>/state.json         step, version, scale of the adapters, and the size of every other
+                                file; written last
 
 A folder is written beside its place, flushed to disk, and renamed. What a crash leaves behind is a
 hidden temporary folder, or (on a failing disk) a folder whose files do not have the sizes that
@@ -45,6 +46,8 @@ class TrainState:
     """Of the policy, as published to the rollout workers."""
     tensors: Mapping[str, torch.Tensor]
     """By name, e.g. "master/..", "exp_avg/..", "rng"."""
+    lora_scale: float | None = None
+    """What the adapters are multiplied by. None: there are none, or it was not written down."""
 
 
 def save_checkpoint(
@@ -63,9 +66,8 @@ def save_checkpoint(
             save_file(tensors, scratch / _TENSORS)
         sizes = file_sizes(scratch)
         flush_tree(scratch)
-        write_json_atomic(
-            scratch / _STATE, {"step": state.step, "version": state.version, "files": sizes}
-        )
+        numbers = {"step": state.step, "version": state.version, "lora_scale": state.lora_scale}
+        write_json_atomic(scratch / _STATE, {**numbers, "files": sizes})
         put_folder_in_place(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -103,7 +105,10 @@ def load_checkpoint(folder: Path) -> TrainState:
         raise ConfigError(f"checkpoint {folder} {damage}; resume from an older one")
     state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     return TrainState(
-        step=state["step"], version=state["version"], tensors=load_file(folder / _TENSORS)
+        step=state["step"],
+        version=state["version"],
+        tensors=load_file(folder / _TENSORS),
+        lora_scale=state.get("lora_scale"),
     )
 
 

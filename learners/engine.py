@@ -11,7 +11,7 @@ shared among them (learners/masters.py).
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -163,19 +163,31 @@ class TrainEngine:
         return tensors
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], *, step_count: int) -> None:
-        """What `state_tensors` gave at that step. Raises ConfigError for another model's state."""
+        """What `state_tensors` gave at that step. Raises ConfigError for the state of a learner
+        that trains other parameters, and changes nothing then."""
+        kinds = ("master", *MOMENTS) if step_count else ("master",)
+        self._refuse_another(tensors, kinds)
         self.step_count = step_count
         self._masters.reset(step_count=step_count)
-        kinds = ("master", *MOMENTS) if step_count else ("master",)
-        try:
-            for name, parameter in self._trainable():
-                self._masters.set(parameter, {kind: tensors[f"{kind}/{name}"] for kind in kinds})
-        except KeyError as error:
-            raise ConfigError(
-                f"the checkpoint's state has no {error}; it was made with another policy, "
-                "or with another learner.freeze_vision or lora_rank"
-            ) from error
+        for name, parameter in self._trainable():
+            self._masters.set(parameter, {kind: tensors[f"{kind}/{name}"] for kind in kinds})
         torch.set_rng_state(tensors["rng"])
+
+    def _refuse_another(self, tensors: Mapping[str, torch.Tensor], kinds: Sequence[str]) -> None:
+        theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "rng"}
+        ours = {
+            f"{kind}/{name}": tuple(getattr(parameter, "ds_shape", parameter.shape))  # of a shard
+            for name, parameter in self._trainable()
+            for kind in kinds
+        }
+        for name in sorted(theirs.keys() | ours.keys()):
+            there, here = theirs.get(name, "nothing"), ours.get(name, "nothing")
+            if there != here:
+                raise ConfigError(
+                    f"the checkpoint has {there} as {name}, this learner {here}: it was made with "
+                    "another policy, or with another learner.freeze_vision, lora_rank or "
+                    "lora_targets; resume with those of its run"
+                )
 
     def close(self) -> None:
         self._engine.destroy()

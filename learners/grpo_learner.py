@@ -30,7 +30,7 @@ from envs.chat import ChatFormat
 from learners import peers
 from learners.advantage import NoSignal, advantages_of, whiten
 from learners.batch import MicroBatch, build_micro_batch
-from learners.checkpoint import CheckpointWriter, TrainState, load_checkpoint, policy_folder
+from learners.checkpoint import CheckpointWriter, TrainState
 from learners.engine import TrainEngine, warmup_lr
 from learners.loss import TokenTargets, TokenTrace, policy_loss, summarise
 from learners.model import (
@@ -38,13 +38,13 @@ from learners.model import (
     host_copy,
     load_policy,
     load_reference,
-    load_weights,
     plain_weights,
     save_policy,
 )
 from learners.objectives.aggregation import normaliser
 from learners.packing import plan_packs
 from learners.publish import WeightPublisher
+from learners.restore import restore
 from learners.samples import build_sample
 
 
@@ -158,6 +158,7 @@ class GrpoLearner:
                     step=self._engine.step_count,
                     version=self.version,
                     tensors=self._engine.state_tensors(),
+                    lora_scale=self._settings.lora_scale,
                 )
                 if peers.rank() == 0:
                     write_policy = partial(
@@ -175,12 +176,11 @@ class GrpoLearner:
             self._writer.wait()
 
     def load(self, folder: str) -> None:
-        """Go on from a checkpoint, bit for bit on a CPU. Raises ConfigError for a torn one."""
+        """Go on from a checkpoint. Raises ConfigError for a torn one, or one of another learner."""
         with boundary(LearnerError, "load"):
-            state = load_checkpoint(Path(folder))
-            with self._engine.full_weights(write=True):
-                load_weights(self._policy.lm, policy_folder(Path(folder)), state.tensors)
-            self._engine.load_state(state.tensors, step_count=state.step)
+            state = restore(
+                Path(folder), policy=self._policy, engine=self._engine, settings=self._settings
+            )
             self.version = state.version
             self._publisher.forget()
 

@@ -29,14 +29,14 @@ from learners.checkpoint import (
     TrainState,
     find_damage,
     latest_checkpoint,
-    load_checkpoint,
     policy_folder,
     prune_checkpoints,
     save_checkpoint,
 )
 from learners.engine import TrainEngine, cosine_lr
-from learners.model import load_policy, load_weights, plain_weights, save_policy
+from learners.model import load_policy, plain_weights, save_policy
 from learners.packing import plan_packs
+from learners.restore import restore
 from learners.samples import build_sample
 
 logger = logging.getLogger(__name__)
@@ -132,10 +132,9 @@ class _Trainer:
         last = latest_checkpoint(self._folder)
         if last is None:
             return
-        state = load_checkpoint(last)
-        with self._engine.full_weights(write=True):
-            load_weights(self._policy.lm, policy_folder(last), state.tensors)
-        self._engine.load_state(state.tensors, step_count=state.step)
+        state = restore(
+            last, policy=self._policy, engine=self._engine, settings=self._config.learner
+        )
         logger.info("fine-tuning goes on after step %s of %s", state.step, last)
 
     def train(self, samples: Sequence[TrainingSample]) -> SftStep:
@@ -184,7 +183,12 @@ class _Trainer:
         with boundary(LearnerError, "save"), self._engine.full_weights():
             save_checkpoint(
                 self.checkpoint,
-                state=TrainState(step=self.step, version=0, tensors=self._engine.state_tensors()),
+                state=TrainState(
+                    step=self.step,
+                    version=0,
+                    tensors=self._engine.state_tensors(),
+                    lora_scale=self._config.learner.lora_scale,
+                ),
                 write_policy=partial(
                     save_policy,
                     self._policy.lm,

@@ -307,14 +307,6 @@ class EmptyStore(MemoryImageStore):
         raise OSError("disk is gone")
 
 
-def test_another_models_state_is_refused(world: World, tmp_path: Path) -> None:
-    with world.learner() as learner:
-        learner.update(world.groups())
-        learner.save(str(tmp_path / "frozen"))
-    with world.learner(freeze_vision=False) as learner, pytest.raises(ConfigError, match="freeze"):
-        learner.load(str(tmp_path / "frozen"))
-
-
 LORA = {"lora_rank": 4, "lora_alpha": 8.0, "lr": 5e-3}
 
 
@@ -366,5 +358,24 @@ def test_adapters_are_resumed_and_their_policy_is_a_plain_folder(
         learner.update(steps[1])
         resumed = merged_weights_of(learner, world)
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
-    with world.learner() as learner, pytest.raises(ConfigError, match="lora_rank"):
-        learner.load(str(tmp_path / "saved"))
+
+
+def test_other_adapters_or_parts_than_were_trained_are_refused(
+    world: World, tmp_path: Path
+) -> None:
+    """Fewer targets, or a rank of 1, would fit without an error; so would a tower that stands."""
+    changes: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        (LORA, LORA | {"lora_alpha": 16.0}, r"lora_alpha is 16, .* set learner.lora_alpha=8$"),
+        (LORA | {"lora_rank": 1}, LORA, r"has \(1, \d+\) as .*, this learner \(4, .* lora_rank"),
+        (LORA, LORA | {"lora_targets": ["q_proj", "k_proj"]}, "down_proj.* or lora_targets"),
+        (LORA, {}, "has nothing as .* lora_rank"),
+        ({}, LORA, "this learner nothing.* lora_rank"),
+        ({"freeze_vision": False}, {}, r"visual.* this learner nothing.* learner.freeze_vision"),
+        ({}, {"freeze_vision": False}, r"has nothing as .*visual.* learner.freeze_vision"),
+    ]
+    for number, (saved, now, sentence) in enumerate(changes):
+        folder = str(tmp_path / str(number))
+        with world.learner(**saved) as learner:
+            learner.save(folder)
+        with world.learner(**now) as learner, pytest.raises(ConfigError, match=sentence):
+            learner.load(folder)

@@ -22,7 +22,10 @@ from learners.checkpoint import (
 
 def write(folder: Path, *, step: int = 3, word: str = "weights") -> Path:
     state = TrainState(
-        step=step, version=2, tensors={"master/a": torch.arange(3.0), "rng": torch.get_rng_state()}
+        step=step,
+        version=2,
+        tensors={"master/a": torch.arange(3.0), "rng": torch.get_rng_state()},
+        lora_scale=2.0,
     )
 
     def write_policy(path: Path) -> None:
@@ -35,10 +38,18 @@ def write(folder: Path, *, step: int = 3, word: str = "weights") -> Path:
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     folder = write(tmp_path / "step_3")
     state = load_checkpoint(folder)
-    assert (state.step, state.version) == (3, 2)
+    assert (state.step, state.version, state.lora_scale) == (3, 2, 2.0)
     assert state.tensors["master/a"].tolist() == [0, 1, 2]
     assert torch.equal(state.tensors["rng"], torch.get_rng_state())
     assert (policy_folder(folder) / "model.safetensors").read_text() == "weights"
+
+
+def test_a_checkpoint_from_before_scales_were_written_down_loads(tmp_path: Path) -> None:
+    folder = write(tmp_path / "step_3")
+    numbers = json.loads((folder / "state.json").read_text())
+    del numbers["lora_scale"]
+    (folder / "state.json").write_text(json.dumps(numbers))
+    assert load_checkpoint(folder).lora_scale is None
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
