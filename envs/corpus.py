@@ -22,9 +22,10 @@ from core.protocols import ImageStore
 from core.records import FoundImage, ImageRef
 from envs.fts import match_any_word_of_spaced, spaced, unspaced
 from envs.provider import Fetched, Page, SearchHit
+from envs.words import plain_form
 
 NAME = "local"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TITLE_WEIGHT = 10.0
 """BM25 weight of a word in the title; one in the text weighs 1."""
 SNIPPET_WORDS = 48
@@ -32,13 +33,19 @@ SNIPPET_WORDS = 48
 
 _READING = "reading the corpus"
 
+# The indexes are of plain forms; what they show is what stands in the tables that they name.
 _SCHEMA = f"""
-CREATE VIRTUAL TABLE pages USING fts5(title, text, url UNINDEXED, tokenize='unicode61');
-CREATE VIRTUAL TABLE captions USING fts5(caption, tokenize='unicode61');
+CREATE TABLE texts (id INTEGER PRIMARY KEY, title TEXT, text TEXT, url TEXT);
+CREATE VIRTUAL TABLE pages USING fts5(
+    title, text, url UNINDEXED, content='texts', content_rowid='id', tokenize='unicode61'
+);
+CREATE VIRTUAL TABLE captions USING fts5(
+    caption, content='images', content_rowid='id', tokenize='unicode61'
+);
 CREATE TABLE urls (url TEXT PRIMARY KEY, page INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
-    id INTEGER PRIMARY KEY, url TEXT NOT NULL, page_url TEXT NOT NULL, sha256 TEXT NOT NULL,
-    media_type TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL
+    id INTEGER PRIMARY KEY, caption TEXT NOT NULL, url TEXT NOT NULL, page_url TEXT NOT NULL,
+    sha256 TEXT NOT NULL, media_type TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL
 );
 CREATE TABLE about (version TEXT NOT NULL);
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -51,7 +58,7 @@ FROM pages WHERE pages MATCH ? ORDER BY bm25(pages, {TITLE_WEIGHT}, 1.0), rowid 
 
 _IMAGE_SEARCH = """
 WITH best AS (
-    SELECT rowid AS id, caption FROM captions
+    SELECT rowid AS id FROM captions
     WHERE captions MATCH ? ORDER BY bm25(captions), rowid LIMIT ?
 )
 SELECT url, caption, page_url, sha256, media_type, width, height FROM best JOIN images USING (id)
@@ -155,7 +162,7 @@ class Corpus:
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         rows = await asyncio.to_thread(self._match, _SEARCH, query, k)
         hits = tuple(
-            SearchHit(url=url, title=unspaced(title), snippet=unspaced(snippet))
+            SearchHit(url=url, title=title, snippet=unspaced(snippet))
             for url, title, snippet in rows
         )
         return Fetched(value=hits, provider=NAME)
@@ -166,7 +173,7 @@ class Corpus:
         rows.sort(key=lambda row: hashlib.sha256(f"{query}|{row[0]}".encode()).hexdigest())
         images = tuple(
             FoundImage(
-                title=unspaced(caption),
+                title=caption,
                 page_url=page_url,
                 ref=ImageRef(sha256=sha256, media_type=media_type, width=width, height=height),
             )
@@ -176,13 +183,13 @@ class Corpus:
 
     async def page(self, url: str) -> Fetched[Page | None]:
         query = (
-            "SELECT url, title, text FROM pages WHERE rowid = (SELECT page FROM urls WHERE url = ?)"
+            "SELECT url, title, text FROM texts WHERE id = (SELECT page FROM urls WHERE url = ?)"
         )
         with boundary(ToolError, _READING):
             row = self._db.execute(query, (url,)).fetchone()
         page = None
         if row is not None:
-            page = Page(url=row[0], title=unspaced(row[1]), text=unspaced(row[2]))
+            page = Page(url=row[0], title=row[1], text=unspaced(row[2]))
         return Fetched(value=page, provider=NAME)
 
     def close(self) -> None:
@@ -206,15 +213,22 @@ def _fill(
 ) -> None:
     digest = hashlib.sha256()
     for number, page in enumerate(pages, 1):
-        row = (spaced(page.title), spaced(page.text), page.url)
-        db.execute("INSERT INTO pages(rowid, title, text, url) VALUES (?, ?, ?, ?)", (number, *row))
+        row = (page.title, spaced(page.text), page.url)
+        db.execute("INSERT INTO texts VALUES (?, ?, ?, ?)", (number, *row))
+        indexed = (number, _indexed(page.title), _indexed(page.text))
+        db.execute("INSERT INTO pages (rowid, title, text) VALUES (?, ?, ?)", indexed)
         db.execute("INSERT INTO urls VALUES (?, ?)", (page.url, number))
         digest.update(repr(row).encode())
     for number, image in enumerate(images, 1):
         ref = store.put(image.png)
-        caption = spaced(image.caption)
-        db.execute("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (number, caption))
         about = (image.url, image.page_url, ref.sha256, ref.media_type, ref.width, ref.height)
-        db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *about))
-        digest.update(repr((caption, *about)).encode())
+        row = (image.caption, *about)
+        db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (number, *row))
+        indexed = (number, _indexed(image.caption))
+        db.execute("INSERT INTO captions (rowid, caption) VALUES (?, ?)", indexed)
+        digest.update(repr(row).encode())
     db.execute("INSERT INTO about VALUES (?)", (digest.hexdigest()[:16],))
+
+
+def _indexed(text: str) -> str:
+    return spaced(plain_form(text))

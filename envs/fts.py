@@ -5,28 +5,29 @@ character of a script without spaces is a word, and a query asks for every two n
 side by side: "東京都" finds what has "東京" or "京都". (FTS5's trigrams would find no word of two
 characters, which most Chinese ones are.)
 
-An index holds texts as they were written; a query asks for its words as they are written and in
-their compatibility form, so that full-width letters and digits find the plain ones.
+Texts are indexed in their `plain_form`, and queries ask in theirs: full-width letters and digits
+find the plain ones, and are found by them.
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from envs.words import UNSPACED, is_character
+from envs.words import UNSPACED, is_character, plain_form
 
 MAX_QUERY_WORDS = 64
 
 _WORD = re.compile(r"[^\W_]+")
 _RUN = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+")
-_SEAM = re.compile(rf"(?<=[{UNSPACED}])(?=\S)|(?<=\S)(?=[{UNSPACED}])")
+_CUT = f"{UNSPACED}\uff66-\uff9d"
+"""With half-width kana, whose plain forms are cut; their voice marks stay with them."""
+_SEAM = re.compile(rf"(?<=[{_CUT}])(?=[^\s\uff9e\uff9f])|(?<=\S)(?=[{_CUT}])")
 _SEPARATOR = "\x1f"
 """ASCII's unit separator; no page has one."""
 
 
 def spaced(text: str) -> str:
-    """The text for an index, see above; `unspaced` takes it back."""
+    """The text with its words apart, see above; `unspaced` takes it back."""
     return text if text.isascii() else _SEAM.sub(_SEPARATOR, text)
 
 
@@ -39,17 +40,12 @@ def match_any_word(query: str) -> str | None:
 
     Every word is quoted, so none is FTS syntax.
     """
-    return _any_of(word for form in _forms(query) for word in _WORD.findall(form))
+    return _any_of(_WORD.findall(plain_form(query).lower()))
 
 
 def match_any_word_of_spaced(query: str) -> str | None:
     """The same for rows that were indexed `spaced`."""
-    return _any_of(word for form in _forms(query) for word in _spaced_words(form))
-
-
-def _forms(query: str) -> tuple[str, ...]:
-    plain = query.lower()
-    return (plain,) if query.isascii() else (plain, unicodedata.normalize("NFKC", plain).lower())
+    return _any_of(_spaced_words(plain_form(query).lower()))
 
 
 def _spaced_words(query: str) -> Iterator[str]:

@@ -18,10 +18,13 @@ _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 
 
+def plain_form(text: str) -> str:
+    """The compatibility form: full-width letters, half-width kana, ligatures as the plain ones."""
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+
+
 def words_of(text: str) -> list[str]:
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(plain_form(_INVISIBLE.sub("", text)).casefold())
 
 
 def is_character(word: str) -> bool:

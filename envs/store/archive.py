@@ -27,7 +27,7 @@ from core.files import draft_beside
 from core.records import FoundImage, ImageRef
 from envs.images import image_ref
 from envs.provider import Page, SearchHit
-from envs.store.store import DamagedError, Observation, Store, own_blob
+from envs.store.store import DamagedError, Observation, Store, look_up, own_blob
 from envs.store.values import Kind, Operation, State, canonical_json, decode
 
 FORMAT = "gensearcher-store"
@@ -302,10 +302,7 @@ def _write(store: Store, row: _EntryRow) -> None:
     with store.writing() as db:
         if db.execute("SELECT 1 FROM entries WHERE key = ?", (row.key,)).fetchone():
             return
-        db.execute(
-            "INSERT INTO lookups (words, kind, scope, key) VALUES (?, ?, ?, ?)",
-            (operation.words, operation.kind, operation.scope, row.key),
-        )
+        look_up(db, operation)
         db.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (

@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from core.errors import ConfigError
+from envs.words import plain_form
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -66,7 +67,9 @@ INSERT INTO lookups (words, kind, scope, key)
     FROM entries ORDER BY key;
 """
 
-MIGRATIONS = (_ENTRIES, _OBSERVATIONS)
+_PLAIN_WORDS = "UPDATE lookups SET words = plain_form(words);"
+
+MIGRATIONS = (_ENTRIES, _OBSERVATIONS, _PLAIN_WORDS)
 """MIGRATIONS[n] takes an index from version n to n + 1."""
 SCHEMA_VERSION = len(MIGRATIONS)
 
@@ -78,6 +81,7 @@ def open_index(path: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        db.create_function("plain_form", 1, plain_form, deterministic=True)
         version = schema_version(db)
         if version > SCHEMA_VERSION:
             raise ConfigError(

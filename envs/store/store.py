@@ -26,6 +26,7 @@ from envs.store.files import BlobFolder, empty_drafts
 from envs.store.locks import StoreLocks
 from envs.store.schema import open_index
 from envs.store.values import Encoded, Kind, Operation, State, decode, text_bytes
+from envs.words import plain_form
 
 INDEX = "index.sqlite"
 LOCKS = "locks"
@@ -165,8 +166,7 @@ class Store:
                 db.execute("UPDATE blobs SET doomed = 0 WHERE sha256 = ?", (ref.sha256,))
             known = db.execute("SELECT 1 FROM entries WHERE key = ?", (operation.key,)).fetchone()
             if not known:
-                lookup = (operation.words, operation.kind, operation.scope, operation.key)
-                db.execute("INSERT INTO lookups (words, kind, scope, key) VALUES (?,?,?,?)", lookup)
+                look_up(db, operation)
             db.execute(f"INSERT OR REPLACE INTO entries VALUES ({','.join('?' * len(row))})", row)
             db.execute("DELETE FROM cites WHERE key = ?", (operation.key,))
             pairs = [(operation.key, sha) for sha in cited]
@@ -306,6 +306,12 @@ class Store:
     def _damaged(self, operation: Operation, what: str) -> DamagedError:
         message = f"{operation.kind} {operation.words!r}: {what} is missing or has changed on disk"
         return DamagedError(f"{message}; record it again", retryable=False)
+
+
+def look_up(db: sqlite3.Connection, operation: Operation) -> None:
+    """List the words of an operation, for `read_nearest`."""
+    row = (plain_form(operation.words), operation.kind, operation.scope, operation.key)
+    db.execute("INSERT INTO lookups (words, kind, scope, key) VALUES (?, ?, ?, ?)", row)
 
 
 def own_blob(db: sqlite3.Connection, sha256: str, *, kind: str, size: int, now: float) -> None:

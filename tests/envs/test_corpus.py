@@ -149,6 +149,36 @@ async def test_compatibility_forms_find_the_plain_ones(tmp_path: Path, query: st
     assert [hit.url for hit in (await Corpus(path).search(query, k=1)).value] == ["kea"]
 
 
+@pytest.mark.parametrize(
+    ("query", "url"),
+    [("Zorvia", "wide"), ("1960", "wide"), ("find", "wide"), ("ガリ", "kana"), ("カリ", "none")],
+)
+async def test_plain_words_find_compatibility_forms_which_are_shown_as_they_are(
+    tmp_path: Path, query: str, url: str
+) -> None:
+    wide = "\uff3a\uff4f\uff52\uff56\uff49\uff41 \uff11\uff19\uff16\uff10 \ufb01nd"
+    kana = "\uff76\uff9e\uff98"  # two half-width kana, the first with a voice mark
+    before = {"wide": "filler words " * 100, "kana": "\uff76\uff9e \uff72 " * 100}
+    pages = [
+        Page(url="wide", title="\uff34\uff4f\uff50", text=before["wide"] + wide),
+        Page(url="kana", title="Kana", text=before["kana"] + kana),
+        *PAGES,
+    ]
+    picture = Picture(url="i", caption=wide, page_url="wide", png=png_bytes())
+    path = tmp_path / "corpus.sqlite"
+    build_corpus(path, pages=pages, images=[picture], store=MemoryImageStore())
+    corpus = Corpus(path)
+    found = {hit.url: hit for hit in (await corpus.search(query, k=3)).value}
+    assert set(found) == {url} - {"none"}
+    for page in pages[:2]:
+        assert (await corpus.page(page.url)).value == page
+        if page.url in found:
+            assert found[page.url].title == page.title
+            assert found[page.url].snippet.endswith({"wide": wide, "kana": kana}[page.url])
+    images = (await corpus.image_search(query, k=1)).value
+    assert [image.title for image in images] == ([wide] if url == "wide" else [])
+
+
 @given(text=st.text())
 def test_a_text_comes_back_from_its_index_as_it_was(text: str) -> None:
     plain = unspaced(text)  # a page has no unit separators
@@ -268,6 +298,6 @@ def test_a_corpus_of_another_version_is_refused_with_the_mend(tmp_path: Path) ->
     assert is_corpus(path)
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 1")
-    with pytest.raises(ConfigError, match=r"another version .* \(schema 1, not 2\); build it"):
+    with pytest.raises(ConfigError, match=r"another version .* \(schema 1, not 3\); build it"):
         Corpus(path)
     assert not is_corpus(path)

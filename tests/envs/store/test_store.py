@@ -48,7 +48,7 @@ def test_a_full_disk_is_named_and_the_store_goes_on(tmp_path: Path) -> None:
 def test_a_version_1_file_is_migrated_and_searchable(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "index.sqlite")
     db.executescript(MIGRATIONS[0])
-    asked = operation("flag of Torvi")
+    asked = operation("flag of \uff34\uff4f\uff52\uff56\uff49")
     value = json.dumps({"hits": [{"url": "u", "title": "Torvi", "snippet": "s"}]})
     row = (asked.key, "search", asked.arguments, "v", "p", "found", value, 1, 0.0, 5.0, 5.0)
     db.execute(f"INSERT INTO entries VALUES ({','.join('?' * len(row))})", row)
@@ -63,6 +63,14 @@ def test_a_version_1_file_is_migrated_and_searchable(tmp_path: Path) -> None:
     assert store.read_nearest(operation("Torvi")) == entry
     store.observe(Observation(call_key="k", call="c", digest="d", failed=False))
     assert store.rows("PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_the_nearest_query_is_compared_in_its_plain_form(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_hit(store, "\uff3a\uff4f\uff52\uff56\uff49\uff41 flag")
+    near = store.read_nearest(operation("Zorvia"))
+    assert near is not None
+    assert near.words == "\uff3a\uff4f\uff52\uff56\uff49\uff41 flag", "as it was asked"
 
 
 def test_a_file_of_a_later_program_is_refused(tmp_path: Path) -> None:
