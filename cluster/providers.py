@@ -78,8 +78,8 @@ def open_providers(
     images: ImageStore,
     count: Callable[[str], None] = lambda name: None,
 ) -> Providers:
-    """`keys`: by provider; `images`: takes what is downloaded; `count`: see `Chain` and
-    `ImageDownloader`.
+    """`keys`: by provider; `images`: takes what is downloaded; `count`: see `Chain`,
+    `ImageDownloader` and the readers of pages.
 
     Opens on any thread; use it on one event loop.
     """
@@ -122,7 +122,9 @@ class _Opening:
             ),
             image_search=ImageChain(images, limits=rest, count=count),
             pages=PageChain(
-                [(name, self._pages(name)) for name in tools.pages], limits=rest, count=count
+                [(name, self._pages(name, count)) for name in tools.pages],
+                limits=rest,
+                count=count,
             ),
             summariser=self._open_summariser(tools.summariser) if tools.summariser else None,
             clients=(self._operator, self._guarded),
@@ -140,15 +142,15 @@ class _Opening:
         theirs = FileImageStore(corpus_path(self._tools).parent / IMAGES)
         return CopiedImages(corpus, theirs=theirs, ours=self._images)
 
-    def _pages(self, name: str) -> PageReader:
+    def _pages(self, name: str, count: Callable[[str], None]) -> PageReader:
         if name in ON_DISK:
             return self._corpora(name)
         if name == "jina":
-            return self._open_jina()
+            return self._open_jina(count)
         section = self._tools.fetch
         endpoint = self._endpoint(name, section, over=self._guarded)
         max_bytes = int(section.max_mib * MIB)
-        return Fetch(endpoint, name=name, max_bytes=max_bytes, network=self._network)
+        return Fetch(endpoint, name=name, max_bytes=max_bytes, count=count, network=self._network)
 
     def _open_corpus(self, name: str) -> SearchProvider:
         return Corpus(self._run_dir / CORPUS if name == "nano" else corpus_path(self._tools))
@@ -164,7 +166,7 @@ class _Opening:
         kind, section = kinds[name]
         return kind(self._service(name, section))
 
-    def _open_jina(self) -> Jina:
+    def _open_jina(self, count: Callable[[str], None]) -> Jina:
         section = self._tools.jina
         if "jina" not in self._keys:
             section = section.model_copy(update={"per_second": section.per_second_without_key})
@@ -172,7 +174,7 @@ class _Opening:
         guard = Guard(
             allow=allowed(allow), blocked_hosts=frozenset(host.lower() for host in blocked)
         )
-        return Jina(self._service("jina", section), guard=guard)
+        return Jina(self._service("jina", section), guard=guard, count=count)
 
     def _service(self, name: str, section: PaidConfig) -> Service:
         return Service(

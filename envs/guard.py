@@ -84,9 +84,18 @@ _ENTRY = re.compile(r"(?:\[((?=.*:)[0-9a-f:.]+)\]|([a-z0-9._-]+)):([0-9]{1,5})")
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)+")
 
 
+class NeverSentError(ToolError):
+    """Refused before anything had left this machine."""
+
+
 def refusal(reason: str, message: str) -> ToolError:
     """The request will not be made, or its response not be taken; counted by `reason`."""
     return ToolError(message, retryable=False, error_type=f"{REFUSED}{reason}")
+
+
+def reason_of(error: ToolError) -> str:
+    """Of a refusal."""
+    return error.error_type.removeprefix(REFUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

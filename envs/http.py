@@ -29,7 +29,7 @@ from yarl import URL
 
 from core.errors import ToolError
 from core.protocols import HttpResponse
-from envs.guard import REFUSED, Guard, allowed, refusal
+from envs.guard import REFUSED, Guard, NeverSentError, allowed, reason_of, refusal
 
 MAX_REDIRECTS = 5
 MAX_HEADERS = 100
@@ -115,9 +115,10 @@ class AiohttpClient:
         timeout_s: float,
         max_bytes: int,
     ) -> HttpResponse:
+        answered: list[URL] = []
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._follow(method, url, headers, json_body, max_bytes)
+                return await self._follow(method, url, headers, json_body, max_bytes, answered)
         except TimeoutError as error:
             message = f"{_host(url)} did not answer in {timeout_s:g} s"
             raise ToolError(message, error_type="TimeoutError") from error
@@ -127,7 +128,10 @@ class AiohttpClient:
             raise ToolError(said[:300], error_type=kind) from error
         except ToolError as error:
             if error.error_type.startswith(REFUSED):
-                self.refusals[error.error_type.removeprefix(REFUSED)] += 1
+                self.refusals[reason_of(error)] += 1
+                if not answered:
+                    kind = error.error_type
+                    raise NeverSentError(str(error), retryable=False, error_type=kind) from error
             raise
 
     async def close(self) -> None:
@@ -143,10 +147,13 @@ class AiohttpClient:
         headers: Mapping[str, str] | None,
         json_body: Any,
         max_bytes: int,
+        answered: list[URL],
     ) -> HttpResponse:
+        """`answered` gets every URL that there was a response from."""
         here = self._guard.check_url(url)
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._headers(method, here, headers, json_body)
+            answered.append(here)
             async with response:
                 location = response.headers.get("Location")
                 if method != "GET" or response.status not in REDIRECTS or not location:

@@ -71,6 +71,8 @@ class ToolCounters:
     """By provider: operations that went to another while this one rested after failures."""
     skipped_images: Mapping[str, int]
     """By reason, e.g. {"HTTP 404": 3, "too small": 1}: candidates that the next one replaced."""
+    refused: Mapping[str, int]
+    """Pages that were not asked for, by why their URL was refused (envs/guard.py)."""
     evictions: int
     """Entries dropped to stay under tools.max_store_gib."""
     pins: int
@@ -152,6 +154,7 @@ class LocalToolbox:
             dollars=under("dollars/"),
             provider_failures={k: int(n) for k, n in under("provider_failures/").items()},
             skipped_images={why: int(n) for why, n in under("skipped_images/").items()},
+            refused={why: int(n) for why, n in under("refused/").items()},
             passed_over={k: int(n) for k, n in under("passed_over/").items()},
             pins=self._library.num_pins(),
             in_flight=self._in_flight,

@@ -8,10 +8,12 @@ after the tries and none came from elsewhere either.
 
 import asyncio
 import re
+from collections.abc import Callable
 
 from core.endpoint import NEVER_ASKED, Endpoint, HttpRequest
 from core.errors import ToolError
 from core.protocols import HttpResponse
+from envs.guard import NeverSentError, reason_of
 from envs.provider import Fetched, Page
 from envs.providers.html import decode_text, is_html, is_text, page_of_html
 from envs.providers.network import Network
@@ -33,9 +35,12 @@ class Fetch:
         *,
         name: str,
         max_bytes: int,
+        count: Callable[[str], None] = lambda name: None,
         network: Network | None = None,
     ) -> None:
-        """`endpoint` must be over a client that refuses private addresses."""
+        """`endpoint` must be over a client that refuses private addresses. `count` is told of
+        every "refused/WHY"."""
+        self._count = count
         self._network = network or Network()
         self._endpoint = endpoint
         self._name = name
@@ -47,7 +52,7 @@ class Fetch:
 
     async def page(self, url: str) -> Fetched[Page | None]:
         if not is_web_page(url):
-            return Fetched(value=None, provider=self._name)
+            return self._refused("url")
         request = HttpRequest(
             method="GET",
             url=url,
@@ -58,6 +63,8 @@ class Fetch:
         page = None
         try:
             response = await self._endpoint.ask(request, self._checked)
+        except NeverSentError as error:
+            return self._refused(reason_of(error))
         except ToolError as error:
             if error.retryable and not self._is_the_pages_fault(error):
                 raise
@@ -65,6 +72,10 @@ class Fetch:
             # lxml takes long enough to be kept off the event loop.
             page = await asyncio.to_thread(_page, url, response)
         return Fetched(value=page, provider=self._name, upstream_calls=1)
+
+    def _refused(self, reason: str) -> Fetched[Page | None]:
+        self._count(f"refused/{reason}")
+        return Fetched(value=None, provider=self._name)
 
     def _checked(self, response: HttpResponse) -> HttpResponse:
         self._network.has_answered()

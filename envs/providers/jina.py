@@ -8,12 +8,13 @@ reader of one's own stands in one's own network. What a name resolves to is the 
 
 import logging
 import re
+from collections.abc import Callable
 
 from pydantic import BaseModel, Field
 
 from core.errors import ToolError
 from core.protocols import HttpResponse
-from envs.guard import Guard
+from envs.guard import Guard, reason_of
 from envs.provider import Fetched, Page
 from envs.providers.service import Service, parse
 
@@ -48,8 +49,16 @@ class _Reply(BaseModel):
 class Jina:
     """Implements envs.provider.PageReader."""
 
-    def __init__(self, service: Service, *, guard: Guard) -> None:
-        """`service.cost_usd` is the price of a million tokens of page text."""
+    def __init__(
+        self,
+        service: Service,
+        *,
+        guard: Guard,
+        count: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`service.cost_usd` is the price of a million tokens of page text. `count` is told of
+        every "refused/WHY"."""
+        self._count = count
         self._service = service
         self._guard = guard
 
@@ -62,6 +71,7 @@ class Jina:
             self._guard.check_url(url)
         except ToolError as error:
             logger.info("page refused: %s", error)
+            self._count(f"refused/{reason_of(error)}")
             return Fetched(value=None, provider=self._service.name)
         headers = {"Accept": "application/json"}
         if self._service.api_key:

@@ -103,7 +103,7 @@ async def test_the_next_in_the_list_is_asked_and_knows_the_addresses_of_its_own(
 
     assert (hits.provider, images.provider, page.provider) == ("local", "local", "local")
     assert all(FileImageStore(tmp_path / "images").get(image.ref) for image in images.value)
-    assert counted == ["provider_failures/serper", "provider_failures/brave"]
+    assert counted == ["provider_failures/serper", "provider_failures/brave", "refused/url"]
     await providers.close()
 
 

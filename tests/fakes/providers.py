@@ -58,6 +58,8 @@ class Asked:
         self.address = address
         self.http = AiohttpClient(may_connect=lambda peer: peer == "127.0.0.1")
         self._store = store
+        self.counted: list[str] = []
+        """By the readers of pages."""
 
     def search(self, name: str, *, key: str = KEY, limits: Limits = QUICK) -> WebSearch:
         return SEARCHES[name](self._service(name, key, limits))
@@ -69,11 +71,11 @@ class Asked:
 
     def jina(self, *, key: str = KEY, limits: Limits = QUICK) -> Jina:
         guard = Guard(allow=allowed([self.address.removeprefix("http://")]))
-        return Jina(self._service("jina", key, limits), guard=guard)
+        return Jina(self._service("jina", key, limits), guard=guard, count=self.counted.append)
 
     def fetch(self, *, limits: Limits = QUICK, http: HttpClient | None = None) -> Fetch:
         endpoint = Endpoint(http or self.http, name="fetch", limits=limits)
-        return Fetch(endpoint, name="fetch", max_bytes=1 << 20)
+        return Fetch(endpoint, name="fetch", max_bytes=1 << 20, count=self.counted.append)
 
     async def close(self) -> None:
         await self.http.close()

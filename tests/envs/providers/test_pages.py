@@ -33,6 +33,7 @@ northern coast, who raised its first flag on the day of the harvest and kept it 
 class Site:
     """A web site of one page, as the test says."""
 
+    status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     calls: int = 0
@@ -40,7 +41,7 @@ class Site:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.calls += 1
-        return web.Response(body=self.body, headers=self.headers)
+        return web.Response(status=self.status, body=self.body, headers=self.headers)
 
 
 @pytest.fixture
@@ -113,6 +114,7 @@ async def test_what_is_no_web_page_is_never_asked_for(reader: str, url: str, ask
 )
 async def test_a_reader_of_our_own_is_not_sent_into_our_own_network(url: str, asked: Asked) -> None:
     assert (await asked.jina().page(url)).value is None
+    assert [name.partition("/")[0] for name in asked.counted] == ["refused"]
     assert not asked.fake.calls
 
 
@@ -218,8 +220,22 @@ async def test_the_guard_holds_for_addresses_that_the_policy_names(asked: Asked)
     found = await asked.fetch(http=guarded).page(f"{asked.address}/page/p0000")
 
     await guarded.close()
-    assert found.value is None
+    assert (found.value, found.upstream_calls) == (None, 0)
+    assert asked.counted == ["refused/address"]
     assert not asked.fake.calls
+
+
+async def test_a_page_that_leads_to_a_refused_address_was_asked_for(
+    asked: Asked, site: Site
+) -> None:
+    site.status, site.headers = 302, {"Location": "http://169.254.169.254/"}
+    guarded = AiohttpClient(allow=[site.address.removeprefix("http://").rstrip("/")])
+
+    found = await asked.fetch(http=guarded).page(site.address)
+
+    await guarded.close()
+    assert (found.value, found.upstream_calls, asked.counted) == (None, 1, [])
+    assert guarded.refusals == {"address": 1}
 
 
 @pytest.mark.parametrize(
