@@ -118,10 +118,9 @@ def import_command(
 ) -> None:
     """Add what is in an archive to a store, or make the store of it; digests are checked."""
     from envs.store.archive import import_store
-    from envs.store.store import Store
 
     with _failures(), clear_errors():
-        moved = import_store(archive, Store(folder))
+        moved = import_store(archive, folder)
     tell(f"{moved.entries} entries and {moved.blobs} files are in {folder}")
 
 

@@ -16,6 +16,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,14 @@ def export_store(store: Store, path: Path) -> Moved:
     return moved
 
 
-def import_store(path: Path, store: Store) -> Moved:
-    """Add an archive to a store. What the store has already stays as it is."""
+def import_store(path: Path, folder: Path) -> Moved:
+    """Add an archive to the store in `folder`, made there when it is missing and the archive good.
+    What the store has already stays as it is."""
     if not path.is_file():
         raise ConfigError(f"there is no archive {path}")
     try:
         with tarfile.open(path, mode="r:") as tar:
-            return _import(_Archive(tar, path), store)
+            return _import(_Archive(tar, path), folder)
     except tarfile.TarError as error:
         raise DataError(f"{path} is no archive of a store ({error}); export it again") from error
 
@@ -229,7 +231,7 @@ class _Archive:
         return DataError(f"{self._path}: {what}; export it again")
 
 
-def _import(archive: _Archive, store: Store) -> Moved:
+def _import(archive: _Archive, folder: Path) -> Moved:
     raw = archive.read("manifest.json", max_bytes=1 << 20)
     try:
         manifest = _Manifest.model_validate_json(raw)
@@ -248,19 +250,20 @@ def _import(archive: _Archive, store: Store) -> Moved:
             raise archive.bad(f"image {sha256} is not what its row says")
     for sha256 in texts:
         archive.blob(sha256)
-    for sha256, folder, kind in [
-        *((sha, store.texts, "text") for sha in sorted(texts)),
-        *((sha, store.images, "image") for sha in sorted(images)),
-    ]:
-        data = archive.blob(sha256)
-        draft = folder.draft(data)
-        with store.writing() as db:
-            if folder.place(draft, sha256):
-                own_blob(db, sha256, kind=kind, size=len(data), now=store.now())
-    for row in entries:
-        _write(store, row)
-    for seen in observations:
-        store.observe(Observation(**seen.model_dump()))
+    with closing(Store(folder)) as store:
+        for sha256, files, kind in [
+            *((sha, store.texts, "text") for sha in sorted(texts)),
+            *((sha, store.images, "image") for sha in sorted(images)),
+        ]:
+            data = archive.blob(sha256)
+            draft = files.draft(data)
+            with store.writing() as db:
+                if files.place(draft, sha256):
+                    own_blob(db, sha256, kind=kind, size=len(data), now=store.now())
+        for row in entries:
+            _write(store, row)
+        for seen in observations:
+            store.observe(Observation(**seen.model_dump()))
     blobs = len(texts) + len(images)
     return Moved(entries=len(entries), observations=len(observations), blobs=blobs)
 

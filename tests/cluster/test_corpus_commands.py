@@ -57,6 +57,13 @@ def test_a_store_is_looked_at_moved_and_pruned(tmp_path: Path) -> None:
     assert json.loads(corpus("stats", tmp_path / "b", "--json")[1])["entries"] == {}
 
 
+def test_a_refused_archive_leaves_no_store_behind(tmp_path: Path) -> None:
+    (tmp_path / "bad.tar").write_bytes(b"no archive" * 100)
+    code, said = corpus("import", tmp_path / "bad.tar", tmp_path / "b")
+    assert (code, "is no archive of a store" in said) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.tar"]
+
+
 def test_verify_exits_1_with_what_is_wrong(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     for path in (tmp_path / "a" / "texts").glob("??/*"):
