@@ -368,10 +368,9 @@ class Controller:
         self._ahead.forget()
 
     def _release_images(self, ended: Sequence[int]) -> None:
-        """Not of held-out tasks, which share ordinals with them: the report shows those images."""
-        ordinals = [ordinal for ordinal in ended if ordinal not in self.evaluations.ordinals]
+        """What the ended tasks were shown may go; held-out tasks keep theirs for the report."""
         others = [task for task in self._releasing if not task.done()]
-        self._releasing = [*others, asyncio.create_task(self._toolbox.release(ordinals))]
+        self._releasing = [*others, asyncio.create_task(self._toolbox.release(ended))]
 
     async def _broadcast(self, version: int) -> None:
         with self._timeline.span("broadcast", f"version {version}"):

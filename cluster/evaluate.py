@@ -81,8 +81,6 @@ class Evaluations:
     ) -> None:
         """`new_members`: from their places and their version of the policy. `on_end` is told of
         every evaluation beside training, however it ends."""
-        self.ordinals: set[int] = set()
-        """Of all tasks that were ever evaluated."""
         self._new_members = new_members
         self._max_parallel = max_parallel
         self._frontier = frontier
@@ -161,7 +159,6 @@ class Evaluations:
         urgency: Urgency = (),
         on_played: Callable[[], None] = lambda: None,
     ) -> EvalResult:
-        self.ordinals.update(task.ordinal for task in tasks)
         return await evaluate(
             tasks,
             members=self._new_members(Places(self._max_parallel), lambda: version),

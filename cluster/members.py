@@ -54,7 +54,9 @@ class MemberRunner:
         is called when an episode is whole, before it is graded."""
         attempt = 0
         while True:
-            rollout_id = RolloutId(ordinal=task.ordinal, index=index, attempt=attempt)
+            rollout_id = RolloutId(
+                ordinal=task.ordinal, index=index, attempt=attempt, heldout=mode == "eval"
+            )
             member = await self._attempt(task, rollout_id, mode, urgency, on_played)
             self._on_attempt(member, mode, self._policy_version())
             outcome = member.outcome

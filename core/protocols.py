@@ -95,11 +95,13 @@ class Toolbox(Protocol):
         ...
 
     async def pin(self, ordinal: int, images: Sequence[ImageRef]) -> bool:
-        """Keep these images for a task of an earlier launch; False: one of them is gone."""
+        """Keep these images for a training task of an earlier launch; False: one of them is
+        gone."""
         ...
 
     async def release(self, ordinals: Sequence[int]) -> None:
-        """These tasks have ended: the images that their episodes were shown may go."""
+        """These training tasks have ended: the images that their episodes were shown may go.
+        Those of held-out tasks are kept as long as the run."""
         ...
 
 

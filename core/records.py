@@ -65,6 +65,8 @@ class RolloutId:
     ordinal: int
     index: int
     attempt: int = 0
+    heldout: bool = False
+    """Of an evaluation, whose tasks share their ordinals with those of training."""
 
     def __str__(self) -> str:
         return f"{self.ordinal}.{self.index}.{self.attempt}"

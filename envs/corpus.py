@@ -222,11 +222,11 @@ def _fill(
     for number, image in enumerate(images, 1):
         ref = store.put(image.png)
         about = (image.url, image.page_url, ref.sha256, ref.media_type, ref.width, ref.height)
-        row = (image.caption, *about)
-        db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (number, *row))
-        indexed = (number, _indexed(image.caption))
-        db.execute("INSERT INTO captions (rowid, caption) VALUES (?, ?)", indexed)
-        digest.update(repr(row).encode())
+        shown = (image.caption, *about)
+        db.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (number, *shown))
+        caption = _indexed(image.caption)
+        db.execute("INSERT INTO captions (rowid, caption) VALUES (?, ?)", (number, caption))
+        digest.update(repr(shown).encode())
     db.execute("INSERT INTO about VALUES (?)", (digest.hexdigest()[:16],))
 
 

@@ -176,7 +176,7 @@ class LocalToolbox:
             self._library.tallies.add("bad_calls")
             return ToolResult(text=str(error)), ""
         try:
-            result = await self._run(read, ordinal=rollout_id.ordinal)
+            result = await self._run(read, rollout_id)
         except ToolError as error:
             self._library.tallies.add("errors")
             logger.warning("rollout=%s tool=%s: %s", rollout_id, call.name, error)
@@ -194,17 +194,21 @@ class LocalToolbox:
             tool=tool, arguments=arguments, canonical=canonical, key=call_key(canonical)
         )
 
-    async def _run(self, read: _ReadCall, *, ordinal: int) -> ToolResult:
+    async def _run(self, read: _ReadCall, rollout_id: RolloutId) -> ToolResult:
         try:
             async with asyncio.timeout(self._deadline_s):
                 with boundary(ToolError, f"tool {read.tool.spec.name}"):
                     result = await read.tool.run(read.arguments)
-                    if not await self._library.pin(ordinal, [i.ref for i in result.images]):
+                    if not await self._pin(rollout_id, result):
                         result = await read.tool.run(read.arguments)
-                        await self._library.pin(ordinal, [i.ref for i in result.images])
+                        await self._pin(rollout_id, result)
                     return result
         except TimeoutError as error:
             raise too_slow(self._deadline_s) from error
+
+    async def _pin(self, rollout_id: RolloutId, result: ToolResult) -> bool:
+        refs = [image.ref for image in result.images]
+        return await self._library.pin(rollout_id.ordinal, refs, heldout=rollout_id.heldout)
 
 
 _COUNTS = (

@@ -61,7 +61,7 @@ class Library:
             timeout_s=self._usage.timeout_s,
             run_images=run_images,
         )
-        self._pinned: defaultdict[int, set[str]] = defaultdict(set)
+        self._pinned: defaultdict[str, set[str]] = defaultdict(set)
         self._observed: dict[str, bool] = {}
         """Key of a call -> whether the kept observation is a failure."""
         begin_session(store, self._usage.session)
@@ -84,24 +84,27 @@ class Library:
         """Drop what is in memory; the store has it."""
         self._cache.forget()
 
-    async def pin(self, ordinal: int, refs: Sequence[ImageRef]) -> bool:
-        """False: one of the images is gone, and its search must be asked again.
+    async def pin(self, ordinal: int, refs: Sequence[ImageRef], *, heldout: bool = False) -> bool:
+        """For a task of training, or a held-out one. False: one of the images is gone, and its
+        search must be asked again.
 
         A replay evicts nothing, so it pins nothing.
         """
         if not refs or self._usage.mode == "replay":
             return True
-        new = [ref for ref in refs if ref.sha256 not in self._pinned[ordinal]]
-        if new and not await asyncio.to_thread(pin, self._store, self._holder(ordinal), new):
+        holder = self._holder(ordinal, heldout=heldout)
+        new = [ref for ref in refs if ref.sha256 not in self._pinned[holder]]
+        if new and not await asyncio.to_thread(pin, self._store, holder, new):
             self._cache.forget()
             return False
-        self._pinned[ordinal].update(ref.sha256 for ref in new)
+        self._pinned[holder].update(ref.sha256 for ref in new)
         return True
 
     async def release(self, ordinals: Sequence[int]) -> None:
-        for ordinal in ordinals:
-            self._pinned.pop(ordinal, None)
+        """Of training tasks: held-out ones have the same ordinals, and keep their images."""
         holders = [self._holder(ordinal) for ordinal in ordinals]
+        for holder in holders:
+            self._pinned.pop(holder, None)
         await asyncio.to_thread(release, self._store, holders)
 
     async def observe(self, call: str, result: ToolResult, *, key: str) -> None:
@@ -133,5 +136,5 @@ class Library:
         self.tallies.totals()
         self._store.close()
 
-    def _holder(self, ordinal: int) -> str:
-        return f"{self._usage.session}:{ordinal}"
+    def _holder(self, ordinal: int, *, heldout: bool = False) -> str:
+        return f"{self._usage.session}:{'heldout-' if heldout else ''}{ordinal}"

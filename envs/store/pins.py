@@ -1,8 +1,9 @@
 """What must not be evicted: images that a live trajectory or an unconsumed group refers to.
 
-A holder is "<session>:<ordinal>". An ordinal's pins are released when the ordinal has ended; a
-checkpoint issues its pending ordinals again, so it needs no pins of its own. Pins are rows of the
-index: they outlive the process that made them, and the next session of a run drops the last one's.
+A holder is "<session>:<ordinal>", or "<session>:heldout-<ordinal>". An ordinal's pins are released
+when the ordinal has ended; a checkpoint issues its pending ordinals again, so it needs no pins of
+its own. Pins of held-out tasks stay. All are rows of the index: they outlive the process that made
+them, and the next session of a run drops the last one's.
 """
 
 from collections.abc import Iterable, Sequence

@@ -116,13 +116,14 @@ def test_a_step_trains_then_publishes_then_applies_and_then_has_its_version() ->
     ]
 
 
-def test_ended_tasks_are_released_but_not_those_that_were_evaluated() -> None:
+def test_ended_tasks_are_released_also_where_a_held_out_one_has_their_ordinal() -> None:
     world = World(FakePool())
     with world.running() as controller:
-        controller.run(controller.evaluations.play([make_task(1)]))
+        played = controller.run(controller.evaluations.play([make_task(1)]))
         controller.advance(steps=2)
         controller.run(until(lambda: len(world.toolbox.events) >= 2))
-    assert world.toolbox.events == [("release", (0,)), ("release", (2, 3))]
+    assert [member.rollout_id.heldout for member in played.members] == [True]
+    assert world.toolbox.events == [("release", (0, 1)), ("release", (2, 3))]
 
 
 def test_sync_episodes_all_come_from_the_version_that_they_train() -> None:
