@@ -48,6 +48,7 @@ class ApiPainter:
         self._files = files
         self._usd_per_image = config.api.usd_per_image
         self._max_bytes = config.api.max_image_mib << 20
+        self.spent_usd = 0.0
 
     async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
         pictures = [
@@ -56,6 +57,7 @@ class ApiPainter:
         ]
         asked = self._api.request(request.prompt, pictures)
         found = await self._endpoint.ask(asked, self._api.read)
+        self.spent_usd += self._usd_per_image  # also when its host will not hand it out
         if isinstance(found, ImageAddress):
             address = HttpRequest(method="GET", url=found.url, max_bytes=self._max_bytes)
             found = await self._files.ask(address, lambda response: check_image(response.body))

@@ -48,6 +48,8 @@ class RenderActor:
 class ServePainter:
     """Implements `RemotePainter` over a Serve handle; names what went wrong in our own errors."""
 
+    spent_usd = 0.0
+
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
 

@@ -43,6 +43,11 @@ class Painted:
 
 
 class RemotePainter(Protocol):
+    @property
+    def spent_usd(self) -> float:
+        """For all pictures so far, also those that never arrived."""
+        ...
+
     async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
         """Raises RenderError when the model gave up, InfraError when it was lost."""
         ...
@@ -56,7 +61,6 @@ class RenderCounters:
     coalesced: int = 0
     painted: int = 0
     retries: int = 0
-    cost_usd: float = 0.0
 
 
 class RenderCache:
@@ -142,7 +146,7 @@ class RenderClient:
 
     @property
     def spent_usd(self) -> float:
-        return self.counters.cost_usd
+        return self._painter.spent_usd
 
     async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
         """The picture, from the cache or drawn. A render goes on when its caller gives up."""
@@ -191,7 +195,7 @@ class RenderClient:
         except DataError as error:
             raise RenderError(f"the image model drew no image: {error}") from error
         self._cache.put(request.key, image)
-        self._count(painted=1, cost_usd=painted.cost_usd)
+        self._count(painted=1)
         return RenderedImage(
             image=image,
             request=request,

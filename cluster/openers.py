@@ -120,6 +120,7 @@ def open_toolbox(config: Config, run_dir: Path, keys: Keys, *, launch: str = "0"
             keys.providers,
             images=library.images,
             count=library.tallies.add,
+            pay=library.tallies.pay,
         )
         search = library.search(providers.search)
         image_search = library.image_search(providers.image_search)

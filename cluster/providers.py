@@ -24,7 +24,15 @@ from envs.corpus import Corpus
 from envs.guard import Guard, allowed
 from envs.http import AiohttpClient, operators_client
 from envs.images import FileImageStore
-from envs.provider import ImageSearch, PageReader, SearchProvider, Summariser, TextSearch
+from envs.provider import (
+    ImageSearch,
+    PageReader,
+    Pay,
+    SearchProvider,
+    Summariser,
+    TextSearch,
+    nobody_pays,
+)
 from envs.providers.brave import Brave
 from envs.providers.chain import ImageChain, PageChain, RestLimits, TextChain
 from envs.providers.downloads import DownloadLimits, ImageDownloader, WebImages
@@ -77,20 +85,27 @@ def open_providers(
     *,
     images: ImageStore,
     count: Callable[[str], None] = lambda name: None,
+    pay: Pay = nobody_pays,
 ) -> Providers:
     """`keys`: by provider; `images`: takes what is downloaded; `count`: see `Chain`,
     `ImageDownloader` and the readers of pages.
 
     Opens on any thread; use it on one event loop.
     """
-    return _Opening(config, run_dir, keys, images=images).providers(count)
+    return _Opening(config, run_dir, keys, images=images, pay=pay).providers(count)
 
 
 class _Opening:
     """Makes every provider once, so that its rate holds for all that it is asked for."""
 
     def __init__(
-        self, config: Config, run_dir: Path, keys: Mapping[str, str], *, images: ImageStore
+        self,
+        config: Config,
+        run_dir: Path,
+        keys: Mapping[str, str],
+        *,
+        images: ImageStore,
+        pay: Pay,
     ) -> None:
         tools = config.tools
         self._tools = tools
@@ -106,6 +121,7 @@ class _Opening:
         )
         self._network = Network()
         self._images = images
+        self._pay = pay
         self._web_searches = functools.cache(self._open_web_search)
         self._corpora = functools.cache(self._open_corpus)
 
@@ -183,6 +199,7 @@ class _Opening:
             base_url=section.base_url or "",
             api_key=self._keys.get(name, ""),
             cost_usd=section.cost_usd,
+            pay=self._pay,
         )
 
     def _open_summariser(self, section: SummariserConfig) -> ModelSummariser:
@@ -203,6 +220,7 @@ class _Opening:
                 max_parts=section.max_parts,
                 max_answer_tokens=section.max_answer_tokens,
             ),
+            pay=self._pay,
         )
 
     def _open_served(self) -> HttpClient:

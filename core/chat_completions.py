@@ -70,6 +70,11 @@ class ChatModel(Protocol):
         """E.g. "openai:gpt-4.1"."""
         ...
 
+    @property
+    def spent_usd(self) -> float:
+        """For all replies so far, also those that nobody could use."""
+        ...
+
     async def complete(
         self,
         *,
@@ -105,6 +110,7 @@ class OpenAIChat:
         self._error = error
         self._price = price or Price()
         self._provider = provider
+        self.spent_usd = 0.0
 
     @property
     def name(self) -> str:
@@ -167,16 +173,17 @@ class OpenAIChat:
                 "prompt_tokens": int(usage.get("prompt_tokens") or 0),
                 "completion_tokens": int(usage.get("completion_tokens") or 0),
             }
+            cost_usd = self._price.of(**tokens)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             said = error_detail(response.body)
             message = f"the endpoint sent no chat completion ({error!r}): {said}"
             raise self._error(message, error_type="BadReply") from error
+        self.spent_usd += cost_usd
         if refused or reason == "content_filter":
             message = f"{self.name} refused to answer (finish_reason {reason[:40]})"
             raise self._error(message, retryable=False, error_type="Blocked")
         if not isinstance(text, str):
             raise self._error("the endpoint sent a completion without text", error_type="BadReply")
-        cost_usd = self._price.of(**tokens)
         return ChatReply(text=text, finish_reason=reason, cost_usd=cost_usd, **tokens)
 
 

@@ -47,6 +47,7 @@ class GeminiChat:
         self._headers = {"x-goog-api-key": api_key}
         self._error = error
         self._price = price or Price()
+        self.spent_usd = 0.0
 
     @property
     def name(self) -> str:
@@ -99,19 +100,18 @@ class GeminiChat:
                 "completion_tokens": int(usage.get("candidatesTokenCount") or 0)
                 + int(usage.get("thoughtsTokenCount") or 0),
             }
+            cost_usd = self._price.of(**tokens)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             message = f"the endpoint sent no generateContent reply: {error!r}"
             raise self._error(message, error_type="BadReply") from error
+        self.spent_usd += cost_usd
         if reason not in FINISH_REASONS:
             message = f"{self.name} blocked the reply: {reason[:60]}"
             raise self._error(message, retryable=False, error_type="Blocked")
         if not text:
             raise self._error(f"{self.name} sent a reply without text", error_type="BadReply")
         return ChatReply(
-            text=text,
-            finish_reason=FINISH_REASONS[reason],
-            cost_usd=self._price.of(**tokens),
-            **tokens,
+            text=text, finish_reason=FINISH_REASONS[reason], cost_usd=cost_usd, **tokens
         )
 
 

@@ -34,17 +34,21 @@ class ChatPolicy:
     async def generate(self, request: GenerateRequest) -> Generated:
         sampling = request.sampling
         text = self.chat.decode(request.engine_ids)
+
+        def read(reply: ChatReply) -> ChatReply:
+            self._spent_usd[request.rollout_id] += reply.cost_usd  # type: ignore[assignment]
+            return _refuse_silence(reply)
+
         reply = await self._model.converse(
             list(read_messages(text, request.images, self._images)),
             max_tokens=request.max_tokens,
-            read=_refuse_silence,
+            read=read,
             sampling={
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "seed": sampling.seed,
             },
         )
-        self._spent_usd[request.rollout_id] += reply.cost_usd  # type: ignore[assignment]
         cut = reply.finish_reason == "length"
         whole = [*self.chat.encode_reply(reply.text), *(() if cut else (self.chat.stop_id,))]
         token_ids = tuple(whole[: request.max_tokens])

@@ -1,11 +1,20 @@
 """What the tools ask of whoever knows the world: an on-disk corpus, or services on the web."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from core.records import FoundImage
 
 T = TypeVar("T", covariant=True)
+
+Pay = Callable[[str, float], None]
+"""Told of a provider's name and dollars the moment that it has answered: whatever becomes of the
+answer, they are owed."""
+
+
+def nobody_pays(provider: str, usd: float) -> None:
+    """Where dollars are not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

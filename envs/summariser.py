@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from core.chat_completions import ChatModel, ChatReply
 from core.errors import ToolError
-from envs.provider import Fetched, Page
+from envs.provider import Fetched, Page, Pay, nobody_pays
 
 NOTHING = "NOTHING RELEVANT"
 SYSTEM = f"""\
@@ -44,9 +44,13 @@ class SummaryLimits:
 class ModelSummariser:
     """Implements envs.provider.Summariser."""
 
-    def __init__(self, model: ChatModel, *, limits: SummaryLimits | None = None) -> None:
-        """`model` must raise ToolError."""
+    def __init__(
+        self, model: ChatModel, *, limits: SummaryLimits | None = None, pay: Pay = nobody_pays
+    ) -> None:
+        """`model` must raise ToolError, and be asked by nobody else."""
         self._model = model
+        self._pay = pay
+        self._paid_usd = 0.0
         self._limits = limits or SummaryLimits()
 
     @property
@@ -75,12 +79,17 @@ class ModelSummariser:
 
     async def _ask(self, page: Page, text: str, query: str) -> ChatReply:
         data = {"question": query, "page": {"url": page.url, "title": page.title, "text": text}}
-        return await self._model.complete(
-            system=SYSTEM,
-            content=[json.dumps(data, ensure_ascii=False)],
-            max_tokens=self._limits.max_answer_tokens,
-            read=_checked,
-        )
+        try:
+            return await self._model.complete(
+                system=SYSTEM,
+                content=[json.dumps(data, ensure_ascii=False)],
+                max_tokens=self._limits.max_answer_tokens,
+                read=_checked,
+            )
+        finally:  # replies that were of no use are paid for as well
+            spent_usd = self._model.spent_usd
+            self._pay(self._model.name, spent_usd - self._paid_usd)
+            self._paid_usd = spent_usd
 
 
 def split_by_tokens(text: str, *, max_tokens: int) -> Sequence[str]:

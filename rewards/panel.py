@@ -69,12 +69,15 @@ class Panel:
         self._cache = cache
         # Some more than are in flight, so that the next questions are ready and few are held.
         self._room = asyncio.Semaphore(2 * config.max_in_flight)
-        self.spent_usd = 0.0
-        """For all replies so far, refused ones too."""
 
     @property
     def name(self) -> str:
         return self._chat.name
+
+    @property
+    def spent_usd(self) -> float:
+        """For all replies so far, refused ones too."""
+        return self._chat.spent_usd
 
     async def ask(self, question: Question, *, votes: int | None = None) -> Ballot:
         """The mean of `votes` votes, by default `judge.votes`. Raises JudgeError when one of them
@@ -120,7 +123,6 @@ class Panel:
 
         def read(reply: ChatReply) -> tuple[Grades, str]:
             spent.append(reply)
-            self.spent_usd += reply.cost_usd
             if reply.finish_reason == "length":
                 refuse("it was cut at judge.max_tokens")
             return question.read(reply.text)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from core.endpoint import Endpoint, HttpRequest, error_detail
 from core.errors import ToolError
 from core.protocols import HttpResponse
-from envs.provider import Fetched
+from envs.provider import Fetched, Pay, nobody_pays
 
 Reply = TypeVar("Reply", bound=BaseModel)
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class Service:
     api_key: str = field(default="", repr=False)
     cost_usd: float = 0.0
     """Of one answered operation."""
+    pay: Pay = nobody_pays
 
     def get(
         self, path: str, parameters: Mapping[str, str | int], *, headers: Mapping[str, str] | None
@@ -59,8 +60,9 @@ class Service:
         return await self.endpoint.ask(request, lambda response: parse(response, kind))
 
     def fetched(self, value: T, *, units: float = 1.0) -> Fetched[T]:
-        """`units`: how many times the price this operation cost."""
+        """What the service has answered, paid for. `units`: how many times the price it cost."""
         cost_usd = self.cost_usd * units
+        self.pay(self.name, cost_usd)
         return Fetched(value=value, provider=self.name, upstream_calls=1, cost_usd=cost_usd)
 
 

@@ -214,7 +214,6 @@ class ReadThrough:
             raise
         self._tallies.add("fetches")
         self._tallies.add("upstream_calls", fetched.upstream_calls)
-        self._tallies.add(f"dollars/{fetched.provider}", fetched.cost_usd)
         encoded = encode(operation.kind, fetched.value)
         self._tallies.add("bytes", encoded.size)
         await asyncio.to_thread(self._write, operation, fetched)

@@ -24,6 +24,10 @@ class Tallies:
     def add(self, name: str, value: float = 1) -> None:
         self._new[name] += value  # type: ignore[assignment]  # dollars are no integers
 
+    def pay(self, provider: str, usd: float) -> None:
+        """An `envs.provider.Pay`."""
+        self.add(f"dollars/{provider}", usd)
+
     @property
     def due(self) -> bool:
         return bool(self._new) and time.monotonic() - self._flushed_s > FLUSH_S

@@ -120,12 +120,18 @@ async def test_every_way_of_handing_an_image_over(
 
 async def test_a_reply_cannot_send_us_to_a_private_address(tmp_path: Path) -> None:
     async with provider(
-        tmp_path, "seedream", reply_with="url", guard=lambda _: AiohttpClient(), max_tries=1
+        tmp_path,
+        "seedream",
+        reply_with="url",
+        guard=lambda _: AiohttpClient(),
+        max_tries=1,
+        usd_per_image=0.04,
     ) as setup:
         with pytest.raises(RenderError, match="refused"):
             await setup.model.render(make_render_request())
 
     assert setup.paths == ["/api/v3/images/generations"]
+    assert setup.model.spent_usd == 0.04, "the picture was drawn"
 
 
 async def test_a_private_endpoint_may_keep_its_pictures_on_its_own_host(tmp_path: Path) -> None:
@@ -215,7 +221,7 @@ async def test_a_picture_is_paid_for_once(tmp_path: Path) -> None:
         second = await setup.model.render(make_render_request())
 
     assert (first.cost_usd, second.cost_usd, second.cached) == (0.04, 0.0, True)
-    assert setup.model.counters.cost_usd == 0.04
+    assert setup.model.spent_usd == 0.04
     assert len(setup.server.events) == 2  # the fault, and the picture
 
 

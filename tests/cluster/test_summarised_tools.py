@@ -100,6 +100,8 @@ async def test_browse_gives_the_models_answer_and_a_replay_gives_it_again(
     assert "summariser answered HTTP 400: overloaded" in (failed.error or "")
     assert len(model.asked) == 2, "what cannot get better is not asked again"
     assert (counters.errors, counters.failures) == (1, {"HTTP 400": 1})
+    assert counters.dollars["openai:small"] == pytest.approx(0.5), "a failed call is not billed"
+    assert counters.dollars["jina"] > 0
 
     replayed = opened(tmp_path, address, model, "tools.mode=replay", *search)
     assert (await browse(replayed, url, "when founded?")).text == line

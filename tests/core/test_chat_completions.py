@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.chat_completions import ChatReply, OpenAIChat, Picture
+from core.chat_completions import ChatReply, OpenAIChat, Picture, Price
 from core.endpoint import Endpoint, Limits
 from core.errors import JudgeError
 from core.protocols import HttpResponse
@@ -23,12 +23,17 @@ def completion(text: Any) -> bytes:
     return json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
-def make(*bodies: bytes) -> tuple[OpenAIChat, MemoryHttp]:
+def make(*bodies: bytes, price: Price | None = None) -> tuple[OpenAIChat, MemoryHttp]:
     left = list(bodies)
     http = MemoryHttp(lambda *_: HttpResponse(status=200, headers={}, body=left.pop(0)))
     endpoint = Endpoint(http, name="judge.test", limits=LIMITS, error=JudgeError)
     chat = OpenAIChat(
-        endpoint, base_url="https://judge.test/v1/", model="m", api_key="k", error=JudgeError
+        endpoint,
+        base_url="https://judge.test/v1/",
+        model="m",
+        api_key="k",
+        error=JudgeError,
+        price=price,
     )
     return chat, http
 
@@ -176,10 +181,11 @@ async def test_another_bad_request_stays_an_error() -> None:
 async def test_a_reply_that_the_provider_blocked_is_named_and_not_asked_for_again() -> None:
     body = json.loads(completion(None))
     body["choices"][0]["finish_reason"] = "content_filter"
-    chat, http = make(json.dumps(body).encode())
+    chat, http = make(json.dumps(body).encode(), price=Price(prompt_usd=1e6, completion_usd=2e6))
 
     with pytest.raises(JudgeError, match="refused to answer") as caught:
         await ask(chat)
+    assert chat.spent_usd == 7 + 2 * 3, "its tokens are billed"
     assert (caught.value.error_type, caught.value.retryable, len(http.events)) == (
         "Blocked",
         False,

@@ -165,8 +165,11 @@ async def test_a_reply_beyond_our_own_budget_is_cut(chat: ChatFormat) -> None:
 async def test_silence_is_asked_again_and_then_our_fault(
     chat: ChatFormat, silence: str | None
 ) -> None:
+    stage = Stage(chat, [(silence, "stop"), (silence, "stop")])
     with pytest.raises(InfraError, match="completion"):
-        await Stage(chat, [(silence, "stop"), (silence, "stop")]).play()
+        await stage.play()
+    if silence is not None:
+        assert stage.policy.take_cost_usd(make_rollout_id()) == pytest.approx(2 * (1.0 + 1.0))
 
 
 async def test_what_the_turns_cost_is_told_once(chat: ChatFormat) -> None:

@@ -97,6 +97,7 @@ async def test_a_call_that_was_not_recorded_is_a_failure_or_says_whose_answer_it
 async def test_the_toolbox_counts_what_calls_took(tmp_path: Path) -> None:
     library = open_library(tmp_path, session="run/1")
     provider = CountedProvider(library.images)
+    provider.pay = library.tallies.pay
     toolbox = LocalToolbox(tools_over(library, provider), library)
     first = await ask(toolbox, CALLS[0])
     assert (first.upstream_calls, first.cost_usd, first.cached) == (2, 0.5, False)

@@ -13,7 +13,7 @@ from core.chat_completions import OpenAIChat, Price
 from core.endpoint import Endpoint, Limits
 from core.errors import ToolError
 from core.protocols import HttpResponse
-from envs.provider import Page
+from envs.provider import Page, Pay, nobody_pays
 from envs.summariser import (
     NOTHING,
     SYSTEM,
@@ -38,7 +38,9 @@ def chat_reply(text: str) -> HttpResponse:
     return HttpResponse(status=200, headers={}, body=json.dumps(body).encode())
 
 
-def make_summariser(answer: Answer, **limits: int) -> tuple[ModelSummariser, MemoryHttp]:
+def make_summariser(
+    answer: Answer, *, pay: Pay = nobody_pays, **limits: int
+) -> tuple[ModelSummariser, MemoryHttp]:
     """`answer`: what the model says to the data that it is given."""
 
     def handler(method: str, url: str, body: Any) -> HttpResponse:
@@ -53,7 +55,7 @@ def make_summariser(answer: Answer, **limits: int) -> tuple[ModelSummariser, Mem
         error=ToolError,
         price=Price(prompt_usd=2.0, completion_usd=10.0),
     )
-    return ModelSummariser(model, limits=SummaryLimits(**limits)), http
+    return ModelSummariser(model, limits=SummaryLimits(**limits), pay=pay), http
 
 
 def page(text: str) -> Page:
@@ -111,13 +113,19 @@ async def test_an_empty_page_asks_nobody() -> None:
 
 
 async def test_one_part_without_an_answer_is_an_error() -> None:
-    summariser, _ = make_summariser(
-        lambda data: " " if "47" in data["page"]["text"] else "fine", max_part_tokens=10
+    paid: list[tuple[str, float]] = []
+    summariser, http = make_summariser(
+        lambda data: " " if "47" in data["page"]["text"] else "fine",
+        pay=lambda provider, usd: paid.append((provider, usd)),
+        max_part_tokens=10,
     )
 
     with pytest.raises(ToolError, match="empty answer") as caught:
         await summariser.answer(page("a " * 30 + "47"), query="q")
     assert "llm-secret" not in repr(caught.value)
+    dollars = sum(usd for _, usd in paid)
+    assert dollars == pytest.approx(len(http.events) * 0.003), "every reply is billed"
+    assert {provider for provider, _ in paid} == {"openai:small"}
 
 
 def test_the_version_changes_with_the_model_and_with_how_it_is_asked() -> None:

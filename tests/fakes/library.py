@@ -6,7 +6,7 @@ from typing import Any
 
 from core.protocols import ImageStore
 from core.records import FoundImage
-from envs.provider import Fetched, Page, SearchHit
+from envs.provider import Fetched, Page, SearchHit, nobody_pays
 from envs.store.library import Library, Usage
 from envs.store.store import Store
 from tests.builders import png_bytes
@@ -30,6 +30,7 @@ class CountedProvider:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.pay = nobody_pays
         self._images = images
 
     async def _asked(self, *call: Any) -> None:
@@ -42,6 +43,7 @@ class CountedProvider:
         await self._asked("search", query, k)
         hits = tuple(SearchHit(url=f"p{n}", title=query, snippet="\ud83d x") for n in range(k))
         value = () if query == "none" else hits
+        self.pay("counted", 0.25)
         return Fetched(value=value, provider="counted", upstream_calls=1, cost_usd=0.25)
 
     async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:

@@ -31,6 +31,8 @@ class FakePainter:
         self.open.set()
         self.events: list[tuple[Any, ...]] = []
 
+    spent_usd = 0.0
+
     async def paint(self, request: RenderRequest, *, references: tuple[bytes, ...]) -> Painted:
         self.events.append(("paint", request.prompt, len(references)))
         await self.open.wait()

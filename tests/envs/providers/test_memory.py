@@ -58,6 +58,7 @@ class World:
     images: WebImages
     jina: Jina
     counted: list[str]
+    paid: list[tuple[str, float]]
 
 
 def make_world(
@@ -68,6 +69,7 @@ def make_world(
     deadline_s: float = 5.0,
 ) -> World:
     http, store = MemoryHttp(handler, fail_times=fail_times), MemoryImageStore()
+    paid: list[tuple[str, float]] = []
 
     def service(name: str, base_url: str, key: str, cost_usd: float) -> Service:
         return Service(
@@ -76,6 +78,7 @@ def make_world(
             base_url=base_url,
             api_key=key,
             cost_usd=cost_usd,
+            pay=lambda provider, usd: paid.append((provider, usd)),
         )
 
     serper = Serper(service("serper", "https://google.serper.dev", "serper-secret", 0.001))
@@ -89,6 +92,7 @@ def make_world(
         images=WebImages(serper, downloader),
         jina=Jina(service("jina", "https://r.jina.ai", jina_key, 0.05), guard=Guard()),
         counted=counted,
+        paid=paid,
     )
 
 
@@ -256,6 +260,7 @@ async def test_images_of_which_no_host_answers_are_an_error_and_not_an_empty_res
     world = make_world(handler)
     with pytest.raises(ToolError, match="did not answer"):
         await world.images.image_search("flag", k=2)
+    assert world.paid == [("serper", 0.001)], "the search was answered"
     down.remove("https://i.test/1")
     assert (await world.images.image_search("flag", k=2)).value == ()
     down.add("https://i.test/1")

@@ -280,7 +280,9 @@ async def test_a_replay_refuses_a_damaged_file(tmp_path: Path) -> None:
 async def test_counts_of_a_session_survive_the_process(tmp_path: Path) -> None:
     for _ in range(2):
         library = open_library(tmp_path, session="run/x")
-        await library.search(CountedProvider()).search(f"a{time.time()}", k=1)
+        provider = CountedProvider()
+        provider.pay = library.tallies.pay
+        await library.search(provider).search(f"a{time.time()}", k=1)
         library.close()
     totals = Store(tmp_path).tallies("run/x")
     assert (totals["fetches"], totals["dollars/counted"]) == (2, 0.5)
