@@ -17,7 +17,6 @@ from envs.store.images import StoreImages
 from envs.store.pins import begin_session, pin, release
 from envs.store.read_through import Ages, Mode, OnMiss, ReadThrough
 from envs.store.sources import (
-    REPLAYED,
     StoredImageSearch,
     StoredPages,
     StoredSearch,
@@ -66,19 +65,18 @@ class Library:
         """Key of a call -> whether the kept observation is a failure."""
         begin_session(store, self._usage.session)
 
-    def search(self, provider: TextSearch | None, *, version: str = REPLAYED) -> TextSearch:
-        """`provider` is asked on a miss. None: in a replay, or to read what is kept of `version`.
-        So with the other three."""
-        return StoredSearch(self._cache, provider, version=version)
+    def search(self, provider: TextSearch | None) -> TextSearch:
+        """`provider` is asked on a miss. None: in a replay. So with the other three."""
+        return StoredSearch(self._cache, provider)
 
-    def image_search(self, provider: ImageSearch | None, *, version: str = REPLAYED) -> ImageSearch:
-        return StoredImageSearch(self._cache, provider, version=version)
+    def image_search(self, provider: ImageSearch | None) -> ImageSearch:
+        return StoredImageSearch(self._cache, provider)
 
-    def pages(self, provider: PageReader | None, *, version: str = REPLAYED) -> PageReader:
-        return StoredPages(self._cache, provider, version=version)
+    def pages(self, provider: PageReader | None) -> PageReader:
+        return StoredPages(self._cache, provider)
 
-    def summaries(self, provider: Summariser | None, *, version: str = REPLAYED) -> Summariser:
-        return StoredSummaries(self._cache, provider, version=version)
+    def summaries(self, provider: Summariser | None) -> Summariser:
+        return StoredSummaries(self._cache, provider)
 
     def forget(self) -> None:
         """Drop what is in memory; the store has it."""

@@ -34,10 +34,6 @@ ROUNDS_PER_CAP = 64
 """The cap is looked at each time that a 64th of it was written."""
 
 
-class NotKept(ToolError):
-    """There is no answer here, and nobody to ask."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ages:
     """Seconds after which an answer is asked for again."""
@@ -94,7 +90,7 @@ class ReadThrough:
     async def get(
         self, kind: Kind, arguments: Mapping[str, Any], *, version: str, fetch: Fetch | None
     ) -> Fetched[Any]:
-        """The answer; with no `fetch` it is replayed, or else NotKept is raised for a miss."""
+        """The answer. Only a replay has no `fetch`."""
         hot_key = (kind, canonical_json(arguments), version)
         hot = self._from_memory(hot_key)
         if hot is not None:
@@ -157,8 +153,7 @@ class ReadThrough:
         if hot is not None:
             self._tallies.add("hits")
             return hot
-        if fetch is None:
-            raise NotKept(f"{operation.kind} {operation.words!r} is not kept", retryable=False)
+        assert fetch is not None, "only a replay has nobody to ask"
         async with self._store.locks.fetching(operation.key) as waited:
             hot = await self._kept(operation) if waited else None
             if hot is not None:

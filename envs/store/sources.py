@@ -1,8 +1,7 @@
 """The provider Protocols of envs/provider.py, answered through a store.
 
-Each wraps the provider that is asked on a miss. A replay has none, and neither has who only reads:
-then `version` says whose answers are meant. Tools cannot tell the difference, so every one of them
-can also be given a provider directly.
+Each wraps the provider that is asked on a miss; a replay has none. Tools cannot tell the
+difference, so every one of them can also be given a provider directly.
 """
 
 from dataclasses import replace
@@ -30,16 +29,13 @@ REPLAYED = "replay"
 class StoredSearch:
     """Implements TextSearch."""
 
-    def __init__(
-        self, cache: ReadThrough, provider: TextSearch | None, *, version: str = REPLAYED
-    ) -> None:
+    def __init__(self, cache: ReadThrough, provider: TextSearch | None) -> None:
         self._cache = cache
         self._provider = provider
-        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else self._version
+        return self._provider.version if self._provider else REPLAYED
 
     async def search(self, query: str, *, k: int) -> Fetched[tuple[SearchHit, ...]]:
         provider = self._provider
@@ -55,16 +51,13 @@ class StoredSearch:
 class StoredImageSearch:
     """Implements ImageSearch."""
 
-    def __init__(
-        self, cache: ReadThrough, provider: ImageSearch | None, *, version: str = REPLAYED
-    ) -> None:
+    def __init__(self, cache: ReadThrough, provider: ImageSearch | None) -> None:
         self._cache = cache
         self._provider = provider
-        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else self._version
+        return self._provider.version if self._provider else REPLAYED
 
     async def image_search(self, query: str, *, k: int) -> Fetched[tuple[FoundImage, ...]]:
         provider = self._provider
@@ -80,16 +73,13 @@ class StoredImageSearch:
 class StoredPages:
     """Implements PageReader."""
 
-    def __init__(
-        self, cache: ReadThrough, provider: PageReader | None, *, version: str = REPLAYED
-    ) -> None:
+    def __init__(self, cache: ReadThrough, provider: PageReader | None) -> None:
         self._cache = cache
         self._provider = provider
-        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else self._version
+        return self._provider.version if self._provider else REPLAYED
 
     async def page(self, url: str) -> Fetched[Page | None]:
         provider = self._provider
@@ -104,16 +94,13 @@ class StoredPages:
 class StoredSummaries:
     """Implements Summariser; a page that reads differently is another page."""
 
-    def __init__(
-        self, cache: ReadThrough, provider: Summariser | None, *, version: str = REPLAYED
-    ) -> None:
+    def __init__(self, cache: ReadThrough, provider: Summariser | None) -> None:
         self._cache = cache
         self._provider = provider
-        self._version = version
 
     @property
     def version(self) -> str:
-        return self._provider.version if self._provider else self._version
+        return self._provider.version if self._provider else REPLAYED
 
     async def answer(self, page: Page, *, query: str) -> Fetched[str]:
         provider = self._provider

@@ -8,7 +8,6 @@ from typing import Any
 from core.errors import ToolError
 from core.records import ToolCall, ToolResult
 from envs.observations import observation_digest
-from envs.reader import StoreReader
 from envs.store.library import Library
 from envs.store.store import Store
 from envs.toolbox import UNAVAILABLE, LocalToolbox
@@ -19,11 +18,10 @@ from tests.fakes.library import CountedProvider, open_library
 
 
 def tools_over(library: Library, provider: CountedProvider | None) -> list[ProviderTool[Any]]:
-    version = CountedProvider.version
     return [
-        SearchTool(library.search(provider, version=version), top_k=2),
-        ImageSearchTool(library.image_search(provider, version=version), top_k=2),
-        BrowseTool(library.pages(provider, version=version)),
+        SearchTool(library.search(provider), top_k=2),
+        ImageSearchTool(library.image_search(provider), top_k=2),
+        BrowseTool(library.pages(provider)),
     ]
 
 
@@ -113,24 +111,3 @@ async def test_the_toolbox_counts_what_calls_took(tmp_path: Path) -> None:
     await toolbox.call(CALLS[2], rollout_id=replace(make_rollout_id(), heldout=True))
     await toolbox.release([make_rollout_id().ordinal])
     assert toolbox.counters().pins == 2, "a held-out task of the same ordinal keeps its own"
-
-
-async def test_a_reader_beside_the_store_gives_what_the_toolbox_gives_or_nothing(
-    tmp_path: Path,
-) -> None:
-    library = open_library(tmp_path)
-    provider = CountedProvider(library.images)
-    toolbox = LocalToolbox(tools_over(library, provider), library)
-    beside = open_library(tmp_path)
-    reader = StoreReader(tools_over(beside, None), beside)
-    assert await reader.read(CALLS[0]) is None
-    for call in CALLS:
-        await ask(toolbox, call)
-        kept, read = await ask(toolbox, call), await reader.read(call)
-        if kept.images:
-            assert read is None, "the toolbox pins images"
-        else:
-            assert read is not None
-            assert replace(read, latency_s=0.0) == replace(kept, latency_s=0.0)
-    assert await reader.read(tool_call("rm")) is None
-    assert await reader.read(tool_call("search")) is None
