@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.integration, pytest.mark.usefixtures(
 
 DEADLINE_S = 60.0
 CALLERS = 16
+CALL_S = 1.0
+"""Patience with one call, on the whole, should the actor not come back."""
 STORE_BYTES = 200_000
 """Small, so that the killed actor is often in the middle of an eviction."""
 
@@ -95,7 +97,8 @@ async def test_every_call_ends_and_the_store_stays_whole(
                 killed.append(pid)
             await asyncio.sleep(0.005)
 
-    await asyncio.gather(killer(), *(caller(number) for number in range(CALLERS)))
+    async with asyncio.timeout(calls * CALL_S):
+        await asyncio.gather(killer(), *(caller(number) for number in range(CALLERS)))
     assert len(set(killed)) == kills
     assert len(results) >= calls
     assert slowest_s < 2 * DEADLINE_S

@@ -10,6 +10,11 @@ from cluster.launch import launch
 from cluster.track.status import StepReport
 from core.config import load_config
 from tests.chaos.victims import VICTIMS, Reaper, Victim
+from tests.waiting import deadline
+
+STEP_S = 120
+"""Patience with one step, a start of a lost process included; it takes 10 s."""
+STALL_S = 300
 
 pytestmark = [
     pytest.mark.ray,
@@ -45,11 +50,12 @@ def run_through_deaths(folder: Path, victims: tuple[Victim, ...]) -> None:
             "train.max_staleness=1",
             "train.checkpoint_every=2",
             "train.max_reissues=4",
+            f"train.stall_timeout_s={STALL_S}",
         ],
     )
     deaths = itertools.chain(victims)
     reapers: list[Reaper] = []
-    with launch(config) as system:
+    with deadline(STEP_S * steps, of="the run"), launch(config) as system:
 
         def on_step(report: StepReport) -> None:
             victim = next(deaths, None)

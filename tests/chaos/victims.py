@@ -11,6 +11,7 @@ import ray
 from ray.util import list_named_actors
 
 from cluster.launch import System
+from tests.waiting import PATIENCE_S
 
 POLL_S = 0.005
 
@@ -24,12 +25,13 @@ class Victim:
 
 
 def _process_of(handle: ray.actor.ActorHandle) -> int:
-    return int(ray.get(handle.__ray_call__.remote(lambda actor: os.getpid())))
+    pid = handle.__ray_call__.remote(lambda actor: os.getpid())
+    return int(ray.get(pid, timeout=PATIENCE_S))
 
 
 def _rollout_worker(system: System) -> int:
     handle = system.algorithm.rollout_workers[0]
-    return int(ray.get(handle.apply.remote(lambda worker: os.getpid())))
+    return int(ray.get(handle.apply.remote(lambda worker: os.getpid()), timeout=PATIENCE_S))
 
 
 def _render_replica(system: System) -> int:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 900
 
 
 def kill(folder: Path, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.kill_checkpoints", str(folder), *options]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+    )
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return result
 
