@@ -37,7 +37,7 @@ import numpy as np
 import ray
 import torch
 
-from benchmarks.overview import machine
+from benchmarks.machine import machine
 from benchmarks.shaped_link import shaped_link
 from core.config import default_environment, load_config
 from core.records import WeightUpdate

@@ -30,7 +30,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.overview import machine
+from benchmarks.machine import machine
 from cluster.bench.run import width_of
 from cluster.judges import open_panel
 from core.config import Config, build_config

@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.learner_batch import LENGTHS, build_policy
 from benchmarks.learner_ways import GIB, measure, one_by_one, open_work, ours, padded
-from benchmarks.overview import machine
+from benchmarks.machine import machine
 from learners.flat import DTYPES
 
 WAYS = ("ours", "ours_no_share", "ours_alone", "padded", "one_by_one", "trl")

@@ -5,9 +5,10 @@ trajectories with images; `update_flops`, the work that one update of them canno
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -53,6 +54,8 @@ IMAGE_SIDE = 512
 LENGTHS = (8192, 2048, 1536, 1229, 1024, 922, 870, 819)
 """Tokens of the members: a long tail, ten times as long as the shortest at its end."""
 
+EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
 _FIRST_WORD = 2000
 """Token ids from here on are text of no meaning; the tokenizer's own lie below."""
 
@@ -60,6 +63,13 @@ _FIRST_WORD = 2000
 def build_policy(folder: Path) -> Path:
     """Weights, tokenizer and processor. Equal files every time."""
     tokenizer = build_tokenizer()
+    save_processor(folder, tokenizer)
+    torch.manual_seed(0)
+    Qwen3VLForConditionalGeneration(model_config(tokenizer)).save_pretrained(folder)
+    return folder
+
+
+def save_processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(
             patch_size=16,
@@ -71,12 +81,17 @@ def build_policy(folder: Path) -> Path:
         video_processor=Qwen3VLVideoProcessor(patch_size=16, temporal_patch_size=2, merge_size=2),
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
-    torch.manual_seed(0)
-    Qwen3VLForConditionalGeneration(model_config(tokenizer)).save_pretrained(folder)
-    return folder
 
 
-def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
+def model_config(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    text: Mapping[str, Any] = EMPTY,
+    vision: Mapping[str, Any] = EMPTY,
+    tied: bool = True,
+) -> Qwen3VLConfig:
+    """`text` and `vision`: what is otherwise than in the model of 282 M parameters."""
+
     def token_id(token: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(token))
 
@@ -90,13 +105,14 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
             "num_key_value_heads": 8,
             "head_dim": 128,
             "max_position_embeddings": 16384,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": tied,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 5_000_000.0,
                 "mrope_section": [24, 20, 20],
                 "mrope_interleaved": True,
             },
+            **text,
         },
         vision_config={
             "depth": 4,
@@ -109,12 +125,13 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
             "temporal_patch_size": 2,
             "num_position_embeddings": 2304,
             "deepstack_visual_indexes": [1],
+            **vision,
         },
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
 
 

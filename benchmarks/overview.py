@@ -9,14 +9,13 @@ that work ran, so they overlap and may add up to more than the step.
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from statistics import fmean
 
+from benchmarks.machine import machine
 from cluster.launch import launch
 from cluster.track.status import StepReport
 from cluster.track.timeline import STAGES
@@ -93,17 +92,6 @@ def measure(recipe: str, *, steps: int, max_staleness: int) -> Measured:
         seconds={s: round(fmean(m[f"seconds/{s}"] for m in measured), 3) for s in stages},
         reward=round(fmean(metrics["reward/mean"] for metrics in measured), 4),
     )
-
-
-def machine() -> str:
-    """The processor and how many of it, e.g. "2 x AMD EPYC"."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            models = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-    except OSError:
-        models = []
-    return f"{os.cpu_count()} x {models[0] if models else name}"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from benchmarks.latencies import (
     Profile,
     Tasks,
 )
-from benchmarks.overview import machine
+from benchmarks.machine import machine
 from benchmarks.pipeline_parts import (
     EPISODES,
     MODES,

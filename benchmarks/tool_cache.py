@@ -27,7 +27,7 @@ import requests
 
 from actors.runtime_env import worker_env
 from actors.search import SearchClient, start_search_actors
-from benchmarks.overview import machine
+from benchmarks.machine import machine
 from core.config import Config, default_environment
 from core.records import RolloutId, ToolCall, ToolResult
 from envs.provider import Fetched, SearchHit

@@ -15,6 +15,7 @@ from envs.chat import ChatFormat
 from learners.engine import deepspeed_config
 from learners.grpo_learner import GrpoLearner
 from learners.receive import WeightReceiver
+from tests.device import DEVICE
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 from tests.oracle_groups import make_oracle_groups
@@ -29,7 +30,8 @@ class World:
     store: MemoryImageStore
 
     def config(self, **learner: Any) -> Config:
-        settings = {"micro_batch_tokens": 256, "warmup_steps": 1, "lr": 1e-3} | learner
+        settings = {"device": DEVICE, "micro_batch_tokens": 256, "warmup_steps": 1, "lr": 1e-3}
+        settings |= learner
         return build_config({"policy": {"path": str(self.folder)}, "learner": settings})
 
     @contextmanager

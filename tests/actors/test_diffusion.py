@@ -24,6 +24,7 @@ from core.sections.scoring import RenderConfig
 from envs.nano.flags import Flag, draw, encode_png
 from tests.builders import make_image_ref, make_render_request, png_bytes
 from tests.builders_diffusion import save_nano_pipeline
+from tests.device import DEVICE
 
 FLAG = Flag(
     layout="halves",
@@ -56,7 +57,9 @@ def pipeline(folder: Path) -> NanoEditPlusPipeline:
 
 
 def config(folder: Path, **changes: object) -> RenderConfig:
-    return RenderConfig(path=str(folder), steps=2, **changes)
+    return RenderConfig(
+        path=str(folder), steps=2, num_gpus_per_replica=float(DEVICE == "cuda"), **changes
+    )
 
 
 def picture(flag: Flag) -> Image.Image:

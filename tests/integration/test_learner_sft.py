@@ -15,6 +15,7 @@ from envs.chat import ChatFormat
 from learners.checkpoint import latest_checkpoint
 from learners.masters import OwnMasters
 from learners.sft import SftStep, run_sft, split, teacher_samples
+from tests.device import DEVICE
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
 from tests.oracle_groups import make_oracle_groups
@@ -34,7 +35,7 @@ class World:
             {
                 "policy": {"path": str(self.folder)},
                 "sft": {"steps": steps, "lr": 3e-3, "batch_size": 3} | sft,
-                "learner": {"micro_batch_tokens": 256},
+                "learner": {"device": DEVICE, "micro_batch_tokens": 256},
                 "train": {"checkpoint_every": 2, "keep_checkpoints": 2},
             }
         )

@@ -12,6 +12,7 @@ from learners import head
 from learners.engine import TrainEngine
 from learners.flat import DTYPES
 from learners.head import token_scores
+from tests.device import DEVICE
 
 pytestmark = pytest.mark.integration
 
@@ -25,7 +26,7 @@ KINDS = pytest.mark.parametrize(
 @contextmanager
 def opened(dtype: str, zero_stage: int | None) -> Iterator[TrainEngine]:
     config = LearnerConfig.model_validate(
-        {"dtype": dtype, "zero_stage": zero_stage, "max_grad_norm": 1.0}
+        {"device": DEVICE, "dtype": dtype, "zero_stage": zero_stage, "max_grad_norm": 1.0}
     )
     torch.manual_seed(0)
     engine = TrainEngine(torch.nn.Linear(4, 3).to(DTYPES[dtype]), config=config)
@@ -36,7 +37,8 @@ def opened(dtype: str, zero_stage: int | None) -> Iterator[TrainEngine]:
 
 
 def take_step(engine: TrainEngine, *, times: float = 1.0) -> float:
-    inputs = torch.ones(2, 4, dtype=next(engine._engine.module.parameters()).dtype)
+    dtype = next(engine._engine.module.parameters()).dtype
+    inputs = torch.ones(2, 4, dtype=dtype, device=engine.device)
     engine.backward(engine.forward(inputs).float().square().sum() * times)
     return engine.step(lr=0.1, divide_by=2.0)
 
@@ -91,10 +93,13 @@ def test_masters_of_its_own_are_those_that_zero_keeps() -> None:
 @pytest.mark.parametrize("zero_stage", [None, 2, 3])
 def test_small_gradients_of_bfloat16_add_up_beside_a_large_one(zero_stage: int | None) -> None:
     """d/dw of w x is x: 1,024 and 64 times 1, of which bfloat16 would keep 1,024 alone."""
-    config = LearnerConfig(dtype="bfloat16", zero_stage=zero_stage, max_grad_norm=1e9)
+    config = LearnerConfig(
+        device=DEVICE, dtype="bfloat16", zero_stage=zero_stage, max_grad_norm=1e9
+    )
     engine = TrainEngine(torch.nn.Linear(1, 1, bias=False).bfloat16(), config=config)
     for size in (1024, *[1] * 64):
-        engine.backward(engine.forward(torch.full((1, 1), size, dtype=torch.bfloat16)).sum())
+        inputs = torch.full((1, 1), size, dtype=torch.bfloat16, device=engine.device)
+        engine.backward(engine.forward(inputs).sum())
     norm = engine.step(lr=0.1)
     engine.close()
     assert norm == 1088
@@ -122,10 +127,11 @@ def test_a_fused_head_of_its_own_gathers_the_gradients_of_several_packs(
     for stage, plain_logits in ((None, head.PLAIN_LOGITS), (zero_stage, 0)):
         monkeypatch.setattr(head, "PLAIN_LOGITS", plain_logits)
         torch.manual_seed(0)
-        engine = TrainEngine(Untied(), config=LearnerConfig(zero_stage=stage))
+        engine = TrainEngine(Untied(), config=LearnerConfig(device=DEVICE, zero_stage=stage))
         for _ in range(3):
             for first in (0, 10, 30):
-                engine.backward(-engine.forward(torch.arange(first, first + 20)).sum())
+                ids = torch.arange(first, first + 20, device=engine.device)
+                engine.backward(-engine.forward(ids).sum())
             norms.append(engine.step(lr=0.01, divide_by=60.0))
         engine.close()
     assert norms[3:] == pytest.approx(norms[:3], rel=1e-5)
