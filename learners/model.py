@@ -122,6 +122,9 @@ def load_policy(config: Config) -> PolicyModel:
             "learner.device is 'cuda', but torch finds no GPU; set learner.device=cpu, or run "
             "where one is, with requirements/gpu.txt installed"
         )
+    if settings.dtype == "float32":
+        # A GPU's convolutions, of which the tower's patches are one, keep 10 bits by default.
+        torch.backends.cudnn.allow_tf32 = False
     disable_progress_bar()
     try:
         lm = Qwen3VLForConditionalGeneration.from_pretrained(

@@ -13,7 +13,7 @@ from core.errors import ConfigError
 from core.records import TrainingSample
 from envs.chat import ChatFormat
 from learners.checkpoint import latest_checkpoint
-from learners.masters import OwnMasters
+from learners.masters import Masters, OwnMasters, ZeroMasters
 from learners.sft import SftStep, run_sft, split, teacher_samples
 from tests.device import DEVICE
 from tests.fakes.images import MemoryImageStore
@@ -22,6 +22,8 @@ from tests.oracle_groups import make_oracle_groups
 from tests.tiny_model import build_tiny_policy
 
 pytestmark = pytest.mark.integration
+
+MASTERS = OwnMasters if DEVICE == "cpu" else ZeroMasters
 
 
 class World:
@@ -95,9 +97,9 @@ def test_a_stop_inside_of_an_optimizer_step_waits_for_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     whole = HfPolicy(world.run(tmp_path / "whole", [])).model.state_dict()
-    step = OwnMasters.step
+    step = MASTERS.step
 
-    def stopped(masters: OwnMasters, **settings: float) -> float:
+    def stopped(masters: Masters, **settings: float) -> float:
         norm = step(masters, **settings)
         steps.append(norm)
         if len(steps) == 3:
@@ -105,7 +107,7 @@ def test_a_stop_inside_of_an_optimizer_step_waits_for_its_end(
         return norm
 
     steps: list[float] = []
-    monkeypatch.setattr(OwnMasters, "step", stopped)
+    monkeypatch.setattr(MASTERS, "step", stopped)
     with stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
         world.run(tmp_path / "halves", [])
     last = latest_checkpoint(tmp_path / "halves")
