@@ -13,7 +13,8 @@ reports num_samples == 0.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -241,8 +242,7 @@ class GrpoLearner:
     ) -> list[Pass]:
         """Forward and backward of every pack; the step divides by the normaliser."""
         passes = []
-        for number, members in enumerate(plan):
-            batch = self._build(members)
+        for number, batch in enumerate(self._batches(plan)):
             logprobs, entropy = self._engine.forward(batch)
             loss, trace = policy_loss(
                 logprobs,
@@ -275,17 +275,32 @@ class GrpoLearner:
 
     def _score(self, members: Sequence[TrainingSample]) -> torch.Tensor:
         with torch.no_grad():
-            logprobs: torch.Tensor = self._engine.forward(self._build(members))[0]
+            batch = self._build(members).to(self._engine.device)
+            logprobs: torch.Tensor = self._engine.forward(batch)[0]
         return logprobs
 
+    def _batches(self, plan: Sequence[list[TrainingSample]]) -> Iterator[MicroBatch]:
+        """On the learner's device. For a GPU the next pack is built while it computes; on a
+        processor the two would share the cores."""
+        device = self._engine.device
+        if device.type == "cpu" or not plan:
+            yield from map(self._build, plan)
+            return
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="packs") as builder:
+            coming = builder.submit(self._build, plan[0])
+            for members in [*plan[1:], None]:
+                batch = coming.result()
+                if members is not None:
+                    coming = builder.submit(self._build, members)
+                yield batch.to(device)
+
     def _build(self, members: Sequence[TrainingSample]) -> MicroBatch:
-        batch = build_micro_batch(
+        return build_micro_batch(
             members,
             chat=self._chat,
             images=self._images,
             share_prefix=self._settings.share_prefix,
         )
-        return batch.to(self._engine.device)
 
     def _targets(self, batch: MicroBatch, anchor: torch.Tensor | None) -> TokenTargets:
         reference = None
