@@ -8,7 +8,7 @@ computes the prompt's queries again and drops them: that is cheaper than a mask,
 those of the whole sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,23 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """query [1, heads, T, D], key and value [1, kv_heads, T, D] -> [1, T, heads, D]."""
     pieces = []
-    for segment in segments:
-        q, k, v = (segment.take(tensor, 2) for tensor in (query, key, value))
+    parts = [_sequences(tensor, segments) for tensor in (query, key, value)]
+    for segment, q, k, v in zip(segments, *parts, strict=True):
         out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         # The kernel lays heads next to each other: in this order it is the only copy, or none.
         pieces.append(out.transpose(1, 2)[:, segment.prefix_length :])
     whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
     return whole.contiguous(), None
+
+
+def _sequences(values: torch.Tensor, segments: Sequence[Segment]) -> Iterator[torch.Tensor]:
+    """[1, heads, T, D] -> each segment's whole sequence, as `Segment.take` gives it. Cut up at once:
+    the gradients of as many views would each be as large as the pack."""
+    own = values.split([segment.end - segment.start for segment in segments], dim=2)
+    by_start = {segment.start: piece for segment, piece in zip(segments, own, strict=True)}
+    for segment, piece in zip(segments, own, strict=True):
+        prompt = by_start[segment.prefix[0]] if segment.prefix_length else None
+        yield piece if prompt is None else torch.cat([prompt, piece], dim=2)
 
 
 def _no_mask(*unused: Any, **also_unused: Any) -> None:
