@@ -112,7 +112,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "benchmark": "learner_gpu",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
-        "gpu": torch.cuda.get_device_name(),
+        "card": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "size": arguments.size,
         "tokens": sum(SAMPLES),

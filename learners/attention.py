@@ -65,8 +65,8 @@ def packed_attention(
 
 
 def _sequences(values: torch.Tensor, segments: Sequence[Segment]) -> Iterator[torch.Tensor]:
-    """[1, heads, T, D] -> each segment's whole sequence, as `Segment.take` gives it. Cut up at once:
-    the gradients of as many views would each be as large as the pack."""
+    """[1, heads, T, D] -> each segment's whole sequence, as `Segment.take` gives it. Cut up at
+    once: of as many views, each one's gradient would be as large as the pack."""
     own = values.split([segment.end - segment.start for segment in segments], dim=2)
     by_start = {segment.start: piece for segment, piece in zip(segments, own, strict=True)}
     for segment, piece in zip(segments, own, strict=True):

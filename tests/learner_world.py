@@ -58,11 +58,3 @@ def sharding_everything(config: LearnerConfig) -> dict[str, Any]:
     settings = deepspeed_config(config)
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return settings
-
-
-def offloading(config: LearnerConfig) -> dict[str, Any]:
-    """What a learner with a GPU asks of DeepSpeed, on a CPU."""
-    settings = sharding_everything(config)
-    if config.zero_stage:
-        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-    return settings

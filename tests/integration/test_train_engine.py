@@ -8,13 +8,11 @@ import torch
 
 from core.errors import LearnerError
 from core.sections.learner import LearnerConfig
-from learners import engine as engine_module
 from learners import head
 from learners.engine import TrainEngine
 from learners.flat import DTYPES
 from learners.head import token_scores
 from tests.device import DEVICE
-from tests.learner_world import offloading
 
 pytestmark = pytest.mark.integration
 
@@ -63,14 +61,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(dtype: str, zero_stage: i
     with opened(dtype, zero_stage) as engine:
         take_step(engine)
         assert take_step(engine) == pytest.approx(norm), "an old gradient was left"
-
-
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
-def test_nor_does_it_with_the_optimizer_in_host_memory(
-    zero_stage: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "deepspeed_config", offloading)
-    test_a_gradient_that_is_not_finite_changes_nothing("bfloat16", zero_stage)
 
 
 @KINDS

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from core.records import TrainingSample
+from core.sections.learner import LearnerConfig
 from envs.chat import ChatFormat
 from learners import engine
 from learners.batch import build_micro_batch
 from learners.grpo_learner import select_samples
 from learners.model import load_policy
 from tests.fakes.images import MemoryImageStore
-from tests.learner_world import World, offloading, sharding_everything
+from tests.learner_world import World, sharding_everything
 from tests.tiny_model import build_tiny_policy
 
 pytestmark = pytest.mark.integration
@@ -23,6 +24,14 @@ pytestmark = pytest.mark.integration
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = build_tiny_policy(tmp_path_factory.mktemp("policy"))
     return World(folder=folder, chat=ChatFormat.load(folder), store=MemoryImageStore())
+
+
+def offloading(config: LearnerConfig) -> dict[str, Any]:
+    """What a learner with a GPU asks of DeepSpeed, on a CPU."""
+    settings = sharding_everything(config)
+    if config.zero_stage:
+        settings["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    return settings
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
