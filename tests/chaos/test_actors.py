@@ -1,6 +1,6 @@
-"""A whole nano run in which one process of each kind is killed at work, one after the other."""
+"""A whole nano run in which a process of each kind is killed at work, one by one or at once."""
 
-import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from cluster.check.audit import audit_run
 from cluster.launch import launch
 from cluster.track.status import StepReport
 from core.config import load_config
-from tests.chaos.victims import VICTIMS, Reaper, Victim
+from tests.chaos.victims import AT_ONCE, ONE_BY_ONE, Reaper, Victim
 from tests.waiting import deadline
 
 STEP_S = 120
@@ -25,17 +25,23 @@ pytestmark = [
 
 @pytest.mark.chaos
 def test_a_run_outlives_one_death_of_each_kind(tmp_path: Path) -> None:
-    run_through_deaths(tmp_path, VICTIMS)
+    run_through_deaths(tmp_path, ONE_BY_ONE)
 
 
 @pytest.mark.soak
 def test_a_run_outlives_four_deaths_of_each_kind(tmp_path: Path) -> None:
-    run_through_deaths(tmp_path, VICTIMS * 4)
+    run_through_deaths(tmp_path, ONE_BY_ONE * 4)
 
 
-def run_through_deaths(folder: Path, victims: tuple[Victim, ...]) -> None:
-    """One death in every step but the first; the run ends at its step, and its audit is sound."""
-    steps = len(victims) + 1
+@pytest.mark.soak
+def test_a_run_outlives_deaths_at_once(tmp_path: Path) -> None:
+    """As when a node is lost; and that of who would start a dead one again."""
+    run_through_deaths(tmp_path, AT_ONCE)
+
+
+def run_through_deaths(folder: Path, deaths: Sequence[tuple[Victim, ...]]) -> None:
+    """In every step but the first some die; the run ends at its step, and its audit is sound."""
+    steps = len(deaths) + 1
     config = load_config(
         "nano",
         overrides=[
@@ -53,20 +59,19 @@ def run_through_deaths(folder: Path, victims: tuple[Victim, ...]) -> None:
             f"train.stall_timeout_s={STALL_S}",
         ],
     )
-    deaths = itertools.chain(victims)
+    rounds = iter(deaths)
     reapers: list[Reaper] = []
     with deadline(STEP_S * steps, of="the run"), launch(config) as system:
 
         def on_step(report: StepReport) -> None:
-            victim = next(deaths, None)
-            if victim is not None and report.step < steps:
-                reapers.append(Reaper(system, victim))
+            if report.step < steps:
+                reapers.extend(Reaper(system, victim) for victim in next(rounds, ()))
 
         system.train(on_step=on_step)
         assert system.step == steps
     for reaper in reapers:
         reaper.join()
-    assert [reaper.killed for reaper in reapers] == [True] * len(victims)
+    assert [reaper.killed for reaper in reapers] == [True for dying in deaths for _ in dying]
     audit = audit_run(config.run_dir)
     assert (audit.lost, audit.repeated, audit.false_zeros) == ((), (), ())
     assert audit.is_sound

@@ -5,9 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.util import list_named_actors
 
 from cluster.launch import System
@@ -41,6 +42,11 @@ def _render_replica(system: System) -> int:
     return _process_of(ray.get_actor(replica["name"], namespace=replica["namespace"]))
 
 
+def _serve_controller(system: System) -> int:
+    handle = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    return int(ray.get(handle.get_pid.remote(), timeout=PATIENCE_S))
+
+
 def _judge(system: System) -> int:
     return _process_of(system.services.reward.judge._handle)  # type: ignore[attr-defined]
 
@@ -56,12 +62,19 @@ def _learner(system: System) -> int:
     return int(result.get())
 
 
-VICTIMS = (
-    Victim(name="rollout worker", busy_with="rollout", pid=_rollout_worker),
-    Victim(name="render replica", busy_with="render", pid=_render_replica),
-    Victim(name="judge", busy_with="judge", pid=_judge),
-    Victim(name="search actor", busy_with="rollout", pid=_search_actor),
-    Victim(name="learner", busy_with="learn", pid=_learner),
+WORKER = Victim(name="rollout worker", busy_with="rollout", pid=_rollout_worker)
+REPLICA = Victim(name="render replica", busy_with="render", pid=_render_replica)
+JUDGE = Victim(name="judge", busy_with="judge", pid=_judge)
+SEARCH = Victim(name="search actor", busy_with="rollout", pid=_search_actor)
+LEARNER = Victim(name="learner", busy_with="learn", pid=_learner)
+SERVE = Victim(name="controller of Serve", busy_with="render", pid=_serve_controller)
+
+ONE_BY_ONE = tuple((victim,) for victim in (WORKER, REPLICA, JUDGE, SEARCH, LEARNER))
+AT_ONCE = (
+    (replace(WORKER, busy_with="learn"), LEARNER),  # the weights for its next start die with it
+    (SERVE,),
+    (SERVE, REPLICA),
+    tuple(replace(one, busy_with="learn") for one in (WORKER, JUDGE, SEARCH, LEARNER)),
 )
 
 
