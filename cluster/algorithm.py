@@ -11,8 +11,10 @@ the workers' actors directly, and weights travel through the object store. `save
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +41,8 @@ from core.records import Group, LearnerReport, WeightUpdate
 from learners.rllib_learner import GrpoRllibLearner, PolicyModule
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 NO_SPACE: gymnasium.spaces.Space[Any] = gymnasium.spaces.Discrete(1)
 """RLlib wants spaces; nothing of ours has any."""
@@ -182,14 +186,15 @@ class RayLearner:
         self._groups = SentGroups()
 
     async def begin(self, groups: Sequence[Group]) -> None:
-        refs = self._groups.refs(groups)
-        await self._call(lambda learner: learner.begin(refs))
+        await self._give(groups, lambda refs, learner: learner.begin(refs))
 
     async def step(self, groups: Sequence[Group]) -> LearnerReport:
-        data = TrainingData(batch=self._groups.refs(groups))  # type: ignore[arg-type]
-        reports = await self._call(lambda learner: learner.update(training_data=data))
+        def update(refs: Any, learner: GrpoRllibLearner) -> LearnerReport | None:
+            return learner.update(training_data=TrainingData(batch=refs))
+
+        report = await self._give(groups, update)
         self._groups.forget()
-        return reports[0]
+        return report
 
     async def publish(self) -> tuple[WeightUpdate, Any]:
         published = await self._call(lambda learner: learner.publish())
@@ -203,6 +208,20 @@ class RayLearner:
 
     async def load(self, folder: str) -> None:
         await self._call(lambda learner: learner.load(folder))
+
+    async def _give(
+        self, groups: Sequence[Group], method: Callable[[Any, GrpoRllibLearner], T | None]
+    ) -> T:
+        """The first learner's answer. Groups that the object store has lost, which the learners say
+        before they do anything, are put there again, once: they are here too."""
+        for _ in range(2):
+            refs = self._groups.refs(groups)
+            answers = await self._call(partial(method, refs))
+            if answers[0]:
+                return answers[0]
+            self._groups.forget()
+            logger.warning("groups of a step were lost on their way to the learner; once more")
+        raise LearnerError("groups were lost twice on their way to the learner", retryable=False)
 
     async def _call(self, method: Callable[[GrpoRllibLearner], T]) -> list[T]:
         """The answers of all learners; at least one."""

@@ -20,7 +20,7 @@ class SentGroups:
         return [self._ref(group) for group in groups]
 
     def forget(self) -> None:
-        """The step is done, or the learner is another one."""
+        """The step is done, the learner is another one, or the store has lost some."""
         self._sent.clear()
 
     def _ref(self, group: Group) -> "ray.ObjectRef[Group]":

@@ -13,12 +13,14 @@ The AlgorithmConfig carries `gensearcher: Config` and `images_folder: str`. Erro
 GrpoLearner.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import ObjectLostError
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
@@ -31,6 +33,8 @@ from envs.chat import ChatFormat
 from envs.node_images import open_images
 from learners import peers
 from learners.grpo_learner import GrpoLearner
+
+logger = logging.getLogger(__name__)
 
 
 class PolicyModule(TorchRLModule):
@@ -59,11 +63,17 @@ class GrpoRllibLearner(TorchLearner):
             store=ray.put,
         )
 
-    def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport:
-        return self._grpo.update(ray.get(list(training_data.batch)))
+    def update(self, *, training_data: TrainingData, **unused: Any) -> LearnerReport | None:
+        """None: a group is not in the object store any more, and nothing has happened."""
+        groups = fetch(training_data.batch)
+        return None if groups is None else self._grpo.update(groups)
 
-    def begin(self, groups: Sequence["ray.ObjectRef[Group]"]) -> None:
-        self._grpo.begin(ray.get(list(groups)))
+    def begin(self, groups: Sequence["ray.ObjectRef[Group]"]) -> bool:
+        """False: as `update`'s None."""
+        fetched = fetch(groups)
+        if fetched is not None:
+            self._grpo.begin(fetched)
+        return fetched is not None
 
     def publish(self) -> tuple[WeightUpdate, tuple["ray.ObjectRef[np.ndarray]", ...]] | None:
         """The arrays of the payload lie in the object store of the learner's node, once; another
@@ -88,3 +98,19 @@ class GrpoRllibLearner(TorchLearner):
     def compute_loss_for_module(self, **unused: Any) -> Any:
         """RLlib demands the method; `update` never comes here."""
         raise LearnerError("GrpoRllibLearner.update computes the loss", retryable=False)
+
+
+def fetch(refs: Sequence["ray.ObjectRef[Group]"]) -> list[Group] | None:
+    """All learners have their groups or none has: one that began alone would wait for the others.
+    No error, after which RLlib would not ask this learner again."""
+    groups: list[Group] = []
+
+    def is_there() -> bool:
+        try:
+            groups.extend(ray.get(list(refs)))
+        except ObjectLostError as error:
+            logger.warning("a group is lost: %s", error)
+            return False
+        return True
+
+    return groups if all(peers.together(is_there)) else None

@@ -1,5 +1,6 @@
 """The learner inside RLlib's LearnerGroup: one, and two that share the work."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import gymnasium
 import pytest
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -31,6 +32,7 @@ from tests.builders import (
 from tests.hf_policy import HfPolicy
 from tests.oracle_groups import make_oracle_groups
 from tests.tiny_model import build_tiny_policy
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray]
 
@@ -61,8 +63,8 @@ def ask(group: LearnerGroup, method: str, *arguments: Any) -> Any:
     return next((value for answer in answers if (value := answer.get()) is not None), None)
 
 
-def update(group: LearnerGroup, groups: list[Group]) -> list[LearnerReport]:
-    data = TrainingData(batch=[ray.put(group) for group in groups])  # type: ignore[arg-type]
+def update(group: LearnerGroup, groups: "list[ray.ObjectRef[Group]]") -> list[LearnerReport]:
+    data = TrainingData(batch=groups)  # type: ignore[arg-type]
     answers = group.foreach_learner(lambda learner: learner.update(training_data=data))
     reports = []
     for answer in answers:
@@ -76,6 +78,30 @@ def receive(update: WeightUpdate, refs: list[Any]) -> dict[str, torch.Tensor]:
     return dict(WeightReceiver().receive(update, ray.get(list(refs))))
 
 
+@ray.remote(num_cpus=0)
+class Owner:
+    """Takes what it has put along when it dies."""
+
+    def put(self, group: Group) -> "list[ray.ObjectRef[Group]]":
+        return [ray.put(group)]
+
+
+def lost_reference(group: Group) -> "ray.ObjectRef[Group]":
+    owner = Owner.remote()  # type: ignore[attr-defined]
+    (ref,) = ray.get(owner.put.remote(group))
+    ray.kill(owner)
+    asyncio.run(until(lambda: is_lost(ref)))
+    return ref  # type: ignore[no-any-return]
+
+
+def is_lost(ref: "ray.ObjectRef[Group]") -> bool:
+    try:
+        ray.get(ref)
+    except ObjectLostError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("num_learners", [1, 2])
 def test_a_learner_group_updates_publishes_saves_and_loads(
     ray_cluster: str, tmp_path: Path, num_learners: int
@@ -86,7 +112,10 @@ def test_a_learner_group_updates_publishes_saves_and_loads(
     )
     group = learner_group(folder, tmp_path / "images", num_learners=num_learners)
     try:
-        report, *others = update(group, groups)
+        lost = [lost_reference(groups[0])]
+        assert not ask(group, "begin", lost)
+        assert update(group, lost) == [None] * num_learners
+        report, *others = update(group, [ray.put(one) for one in groups])
         assert all(other.metrics == report.metrics for other in others)
         assert report.version == 1
         assert report.metrics["learner/logprob_diff/after_image_max"] < 1e-4
@@ -100,7 +129,7 @@ def test_a_learner_group_updates_publishes_saves_and_loads(
         loaded = receive(latest, payload)
         assert all(torch.equal(loaded[name], trained[name]) for name in trained)
         with pytest.raises(FidelityError, match=r"images of \[\] tokens, but they have \[4\]"):
-            update(group, [group_without_pixels()])
+            update(group, [ray.put(group_without_pixels())])
     finally:
         group.shutdown()
 
