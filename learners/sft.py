@@ -84,20 +84,19 @@ def run_sft(
     if not samples:
         raise ConfigError("there is nothing to fine-tune on; sft.data gave no sample that fits")
     trained, heldout = split(samples, share=config.sft.eval_share, seed=config.run.seed)
-    trainer = _Trainer(config, chat=chat, images=images, folder=folder)
+    trainer = _Trainer(config, chat=chat, images=images, folder=folder, progress=progress)
     try:
         trainer.resume()
-        while trainer.step < config.sft.steps:
-            done = trainer.train(_draw(trained, config=config, step=trainer.step))
-            if heldout and (
-                done.step % config.sft.eval_every == 0 or done.step == done.total_steps
-            ):
-                done = replace(done, eval_loss=trainer.evaluate(heldout))
-            progress(done)
-            if trainer.step % config.train.checkpoint_every == 0:
+        while (step := trainer.step + 1) <= config.sft.steps:
+            trainer.train(_draw(trained, config=config, step=step - 1))
+            is_last = step == config.sft.steps
+            evaluates = heldout and (is_last or step % config.sft.eval_every == 0)
+            trainer.tell(eval_loss=trainer.evaluate(heldout) if evaluates else None)
+            if step % config.train.checkpoint_every == 0:
                 trainer.save()
         trainer.save()
     except KeyboardInterrupt:
+        trainer.tell(eval_loss=None)  # of a step that is done: after a resume it is not done again
         trainer.save()
         raise
     finally:
@@ -109,12 +108,20 @@ class _Trainer:
     """Policy, engine and checkpoints of one fine-tuning run."""
 
     def __init__(
-        self, config: Config, *, chat: ChatFormat, images: ImageStore, folder: Path
+        self,
+        config: Config,
+        *,
+        chat: ChatFormat,
+        images: ImageStore,
+        folder: Path,
+        progress: Callable[[SftStep], None],
     ) -> None:
         self._config = config
         self._chat = chat
         self._images = images
         self._folder = folder
+        self._progress = progress
+        self._untold: SftStep | None = None
         self._policy = load_policy(config)
         self._engine = TrainEngine(self._policy, config=config.learner)
 
@@ -137,8 +144,8 @@ class _Trainer:
         )
         logger.info("fine-tuning goes on after step %s of %s", state.step, last)
 
-    def train(self, samples: Sequence[TrainingSample]) -> SftStep:
-        """One optimizer step."""
+    def train(self, samples: Sequence[TrainingSample]) -> None:
+        """One optimizer step, which `tell` reports."""
         num_tokens = _count(samples)
         loss = 0.0
         with boundary(LearnerError, "fine-tuning"):
@@ -154,14 +161,21 @@ class _Trainer:
             )
             with _interrupts_wait():  # half an optimizer step is no state to save
                 self._engine.step(lr=lr)
-        return SftStep(
-            step=self.step,
-            total_steps=self._config.sft.steps,
-            loss=loss,
-            lr=lr,
-            num_tokens=num_tokens,
-            eval_loss=None,
-        )
+                self._untold = SftStep(
+                    step=self.step,
+                    total_steps=self._config.sft.steps,
+                    loss=loss,
+                    lr=lr,
+                    num_tokens=num_tokens,
+                    eval_loss=None,
+                )
+
+    def tell(self, *, eval_loss: float | None) -> None:
+        """Report the last step, once."""
+        with _interrupts_wait():
+            done, self._untold = self._untold, None
+            if done is not None:
+                self._progress(replace(done, eval_loss=eval_loss))
 
     def evaluate(self, samples: Sequence[TrainingSample]) -> float:
         """Mean loss over the assistant's tokens of samples that are not trained on."""

@@ -14,7 +14,7 @@ from core.records import TrainingSample
 from envs.chat import ChatFormat
 from learners.checkpoint import latest_checkpoint
 from learners.masters import Masters, OwnMasters, ZeroMasters
-from learners.sft import SftStep, run_sft, split, teacher_samples
+from learners.sft import SftStep, _Trainer, run_sft, split, teacher_samples
 from tests.device import DEVICE
 from tests.fakes.images import MemoryImageStore
 from tests.hf_policy import HfPolicy
@@ -96,7 +96,8 @@ def test_the_loss_falls_and_an_interrupted_run_ends_bit_equal(world: World, tmp_
 def test_a_stop_inside_of_an_optimizer_step_waits_for_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    whole = HfPolicy(world.run(tmp_path / "whole", [])).model.state_dict()
+    expected: list[SftStep] = []
+    whole = HfPolicy(world.run(tmp_path / "whole", expected)).model.state_dict()
     step = MASTERS.step
 
     def stopped(masters: Masters, **settings: float) -> float:
@@ -107,15 +108,33 @@ def test_a_stop_inside_of_an_optimizer_step_waits_for_its_end(
         return norm
 
     steps: list[float] = []
+    told: list[SftStep] = []
     monkeypatch.setattr(MASTERS, "step", stopped)
     with stopped_like_ctrl_c(), pytest.raises(KeyboardInterrupt):
-        world.run(tmp_path / "halves", [])
+        world.run(tmp_path / "halves", told)
     last = latest_checkpoint(tmp_path / "halves")
     assert last is not None
     assert last.name == "step_000003"
-    resumed = HfPolicy(world.run(tmp_path / "halves", [])).model.state_dict()
+    resumed = HfPolicy(world.run(tmp_path / "halves", told)).model.state_dict()
     assert len(steps) == 6
+    assert told == expected
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_stop_inside_of_an_evaluation_does_not_lose_the_step_before_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*unused: Any) -> float:
+        raise KeyboardInterrupt
+
+    told: list[SftStep] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(_Trainer, "evaluate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            world.run(tmp_path, told)
+    assert [step.step for step in told] == [1, 2, 3, 4]
+    world.run(tmp_path, told)
+    assert [step.step for step in told] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_loss_is_plain_cross_entropy_of_the_assistants_tokens(
