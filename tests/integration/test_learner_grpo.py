@@ -14,6 +14,7 @@ from envs.chat import ChatFormat
 from learners import engine, head
 from learners.advantage import NoSignal, group_advantages
 from learners.checkpoint import CheckpointWriter, TrainState, load_checkpoint, policy_folder
+from learners.engine import TrainEngine
 from learners.grpo_learner import GrpoLearner, select_samples
 from learners.lora import BaseWeights
 from learners.receive import WeightReceiver
@@ -226,6 +227,43 @@ def test_stale_tokens_are_weighted_and_later_steps_keep_their_anchor(world: Worl
     assert report.metrics["learner/optimizer_steps"] == 2
     assert report.metrics["learner/kl_rollout"] > 0
     assert report.version == 2
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "divisors", "loss"),
+    [
+        # Advantages -0.4, 0.6, -0.2 of 33, 17, 24 tokens; the ratios are 1.
+        # (0.4 * 33 + 0.2 * 24) / 57 = 18 / 57, then -0.6 * 17 / 17
+        ("token_mean", [57, 17], (18 / 57 - 0.6) / 2),
+        # (0.4 + 0.2) / 2 = 0.3, then -0.6 / 1
+        ("sequence_mean", [2, 1], (0.3 - 0.6) / 2),
+        # 18 / 2 = 9, then -0.6 * 17 / 1 = -10.2
+        ("sequence_mean_token_sum", [2, 1], (9.0 - 10.2) / 2),
+    ],
+)
+def test_each_of_two_updates_divides_by_what_its_own_share_holds(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    aggregation: str,
+    divisors: list[float],
+    loss: float,
+) -> None:
+    """Members 0 and 2 make the first update of the batch, member 1 the second."""
+    groups = world.groups(scores=[[0.0, 1.0, 0.2]])
+    step, divided_by = TrainEngine.step, []
+
+    def noting(engine: TrainEngine, *, lr: float, divide_by: float) -> float:
+        divided_by.append(divide_by)
+        return step(engine, lr=lr, divide_by=divide_by)
+
+    monkeypatch.setattr(TrainEngine, "step", noting)
+    settings = {"aggregation": aggregation, "advantage_std": False, "updates_per_step": 2}
+    with world.learner(**settings, lr=1e-9) as learner:
+        report = learner.update(groups)
+    samples, _ = select_samples(groups, config=world.config())
+    assert [sum(sample.loss_mask) for sample in samples] == [33, 17, 24]
+    assert divided_by == divisors
+    assert report.metrics["learner/loss"] == pytest.approx(loss, abs=1e-4)
 
 
 def test_the_kl_to_the_first_policy_is_metered_and_priced(world: World, tmp_path: Path) -> None:
