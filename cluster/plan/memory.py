@@ -154,7 +154,10 @@ def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
         f"({formula}){each}" if each else formula,
         "arXiv 2205.05198, eq. 1; attention scores are not stored",
     )
-    return (activations,) if on_cpu else (activations, _weights_on_gpu(config, policy))
+    if on_cpu:
+        return (activations,)
+    held = (activations, _weights_on_gpu(config, policy))
+    return (*held, *_whole_on_gpu(config, policy, besides=sum(figure.value for figure in held)))
 
 
 def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
@@ -174,6 +177,16 @@ def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:
         f"{policy.params:,} x {width} B + {trained:,} trained x {sums} B; zero_stage 3 streams them"
     )
     return _memory(where, "weights and gradients", value, formula, f"{policy.source}; ZeRO")
+
+
+def _whole_on_gpu(config: Config, policy: PolicySize, *, besides: float) -> Iterator[Figure]:
+    """DeepSpeed's ZeRO-3 takes a model from the GPU, and lays it there again to be read whole. In
+    these moments there are no activations: only what is more than they and the streamed layers."""
+    width, where = BYTES[config.learner.dtype], "learner, its GPU"
+    more = policy.params * width - besides
+    if config.learner.zero_stage == 3 and more > 0:
+        formula = f"{policy.params:,} x {width} B at the start and when published, less the above"
+        yield _memory(where, "whole weights", more, formula, f"{policy.source}; ZeRO")
 
 
 def render_memory(config: Config, model: ImageModelSize | None) -> tuple[Figure, ...]:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,22 @@ def test_zero_3_streams_the_weights_through_a_gpu() -> None:
     streamed = learner_memory(config_of(learner=learner | {"zero_stage": 3}), policy)
 
     assert find(streamed, where, "streamed weights").value == 2 * policy.text_params
+
+
+@pytest.mark.parametrize(("max_context", "is_more"), [(64, True), (8192, False)])
+def test_a_gpu_has_room_for_the_whole_weights_when_nothing_else_is_there(
+    max_context: int, is_more: bool
+) -> None:
+    policy = replace(small_policy(), vision_params=1_000_000)
+    learner = {"device": "cuda", "dtype": "bfloat16", "zero_stage": 3, "micro_batch_tokens": 64}
+    config = config_of(learner=learner, rollout={"max_context": max_context})
+
+    figures = [f for f in learner_memory(config, policy) if f.where == "learner, its GPU"]
+
+    total = sum(figure.value for figure in figures)
+    whole = 2 * policy.params
+    assert total == whole if is_more else total > whole
+    assert ("whole weights" in [figure.what for figure in figures]) == is_more
 
 
 @pytest.mark.parametrize(
