@@ -8,7 +8,6 @@ retry the requests of a killed replica; the client does.
 
 import asyncio
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,12 +93,6 @@ def deploy_render(
         max_in_flight=2 * BATCH_SIZE * config.max_replicas,
         timeout_s=config.timeout_s,
     )
-
-
-def stop_render(app_name: str) -> None:
-    """Take the deployment down, if it is up; the rest of Serve stays."""
-    with suppress(RayServeException):
-        serve.delete(app_name)
 
 
 def _deployment_options(config: RenderConfig) -> dict[str, Any]:

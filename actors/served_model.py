@@ -11,7 +11,6 @@ Why not `ray.serve.llm`: docs/decisions/0004-served-judge.md.
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -114,12 +113,6 @@ def deploy_model(config: ServedConfig, *, app_name: str) -> None:
 def served_app_name(role: Literal["judge", "summariser"], *, run_name: str) -> str:
     """Two runs on one cluster serve each their own."""
     return f"served-{role}-{run_name}"
-
-
-def stop_model(app_name: str) -> None:
-    """Take the deployment down, if it is up; the rest of Serve stays."""
-    with suppress(RayServeException):
-        serve.delete(app_name)
 
 
 def _deployment_options(config: ServedConfig) -> dict[str, Any]:

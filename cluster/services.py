@@ -21,9 +21,10 @@ import ray
 
 from actors.image_models import is_api
 from actors.judge import start_judge
-from actors.render import deploy_render, stop_render
+from actors.render import deploy_render
 from actors.search import SearchClient, specs_of, start_search_actors, stop_search_actors
-from actors.served_model import deploy_model, served_app_name, stop_model
+from actors.served_app import served_app
+from actors.served_model import deploy_model, served_app_name
 from cluster.openers import (
     RENDERS,
     Keys,
@@ -35,9 +36,8 @@ from cluster.openers import (
     prepare_store,
     read_keys,
 )
-from core.config import Config
+from core.config import Config, ray_address
 from core.protocols import ImageModel, Judge, Reward, ToolSpec
-from core.sections.served import ServedConfig
 from core.stacks import answer_for_stacks
 from envs.images import FileImageStore
 from rewards.reward import DualReward
@@ -158,18 +158,17 @@ def _open_answering(make: Callable[[], T], run_dir: Path, name: str) -> T:
 def start_served_judge(config: Config, stack: ExitStack) -> None:
     """The model that a served judge asks; nothing for every other judge."""
     if config.judge.kind == "served":
-        _serve(config.judge.served, served_app_name("judge", run_name=config.run.name), stack)
+        app_name = served_app_name("judge", run_name=config.run.name)
+        _own_app(app_name, config, stack)
+        deploy_model(config.judge.served, app_name=app_name)
 
 
 def start_served_summariser(config: Config, stack: ExitStack) -> None:
     """The model that the tools ask about pages, where the run serves it; else nothing."""
     if (served := config.tools.served_summariser) is not None:
-        _serve(served, served_app_name("summariser", run_name=config.run.name), stack)
-
-
-def _serve(model: ServedConfig, app_name: str, stack: ExitStack) -> None:
-    stack.callback(stop_model, app_name)
-    deploy_model(model, app_name=app_name)
+        app_name = served_app_name("summariser", run_name=config.run.name)
+        _own_app(app_name, config, stack)
+        deploy_model(served, app_name=app_name)
 
 
 def start_image_model(
@@ -179,6 +178,12 @@ def start_image_model(
     if is_api(config.render):
         return open_image_api(config, run_dir, keys, images)
     app_name = f"render-{config.run.name}"
-    stack.callback(stop_render, app_name)
+    _own_app(app_name, config, stack)
     cache_path = run_dir / RENDERS
     return deploy_render(config.render, app_name=app_name, store=images, cache_path=cache_path)
+
+
+def _own_app(app_name: str, config: Config, stack: ExitStack) -> None:
+    """It ends with `stack`, or with this process."""
+    joined = ray_address(config) is not None
+    stack.enter_context(served_app(app_name, shared_cluster=joined))

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from actors.served_model import ServedHttp, deploy_model, stop_model
+from actors.served_app import delete_app
+from actors.served_model import ServedHttp, deploy_model
 from cluster.judges import open_panel
 from core.config import Config, build_config
 from core.errors import JudgeError
@@ -153,7 +154,7 @@ async def test_a_model_that_the_run_serves_gives_the_same_kind_of_verdict(
         )
         assert refused.status == 400, "not a fault to be asked again"
     finally:
-        await asyncio.to_thread(stop_model, "served-test")
+        await asyncio.to_thread(delete_app, "served-test")
 
 
 async def _prompt_tokens(http: AiohttpClient, url: str, *, num_images: int) -> int:

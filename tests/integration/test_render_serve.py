@@ -10,8 +10,9 @@ import pytest
 import ray
 from ray import serve
 
-from actors.render import deploy_render, stop_render
+from actors.render import deploy_render
 from actors.render_client import RenderClient
+from actors.served_app import delete_app
 from cluster.nano.judge import nano_tables
 from core.errors import ConfigError, RenderError
 from core.sections.scoring import RenderConfig
@@ -118,7 +119,7 @@ async def test_a_real_text_pipeline_takes_no_references(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="takes 0 at most"):
         await client.render(make_render_request(references=(store.put(png_bytes()),)))
 
-    stop_render(APP)
+    delete_app(APP)
     assert APP not in serve.status().applications
 
 
