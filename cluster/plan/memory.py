@@ -83,10 +83,12 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     # Of a float32 weight the copy of its master is enough; adapters are in no weight.
     are_masters = learner.dtype == "float32" and learner.lora_rank is None
     copied = policy.params - (trained if are_masters else 0)
+    # ZeRO-3 adds them up in one buffer in host memory, and steps on another.
+    sums = 2 if learner.device == "cuda" and learner.zero_stage == 3 else 1
     state = (
         ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
         ("master weights", masters * 4, f"{masters:,} trained x 4 B besides the weights"),
-        ("gradients", count * trained * 4, f"{trained:,} trained x 4 B{each}"),
+        ("gradients", count * trained * 4 * sums, f"{trained:,} trained x {sums} x 4 B{each}"),
         ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
         (
             "checkpoint",
@@ -156,8 +158,22 @@ def _activations(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     )
     if on_cpu:
         return (activations,)
-    held = (activations, _weights_on_gpu(config, policy))
+    held = (activations, *_head_gradient(config, policy), _weights_on_gpu(config, policy))
     return (*held, *_whole_on_gpu(config, policy, besides=sum(figure.value for figure in held)))
+
+
+def _head_gradient(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
+    """The largest of all, while a backward pass makes it. Adapters leave the head alone."""
+    if config.learner.lora_rank is not None:
+        return ()
+    width = BYTES[config.learner.dtype]
+    formula = (
+        f"{policy.vocab_size:,} x {policy.hidden_size} x (4 B added up + 4 x {width} B: "
+        "of a chunk, in all, of the embedding, and DeepSpeed's copy)"
+    )
+    value = policy.vocab_size * policy.hidden_size * (4 + 4 * width)
+    source = "learners/head.py; within a tenth of what an H200 took"
+    return (_memory("learner, its GPU", "gradient of the head", value, formula, source),)
 
 
 def _weights_on_gpu(config: Config, policy: PolicySize) -> Figure:

@@ -58,6 +58,11 @@ FULL_EPISODE = EpisodeShape(
 # One H100 or H800 with 80 GB, the paper's GPU.
 GPU_BYTES_PER_S = Rate(value=3.35e12 * 0.6, source="data sheet 3.35 TB/s, 60% of it assumed")
 GPU_FLOPS = Rate(value=989e12 * 0.4, source="data sheet 989 bf16 TFLOP/s, 40% of it assumed")
+GPU_TRAIN_FLOPS = Rate(
+    value=2.87e14,
+    source="measured: Qwen3-VL-4B in packs of 16,384 on an H200, state in host memory; attention "
+    "is in the time and not in the FLOP",
+)
 PCIE_BYTES_PER_S = Rate(value=50e9, source="PCIe 5.0 x16: 64 GB/s, 50 assumed")
 
 # One core.

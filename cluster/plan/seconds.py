@@ -131,21 +131,28 @@ def _learn_seconds(config: Config, policy: PolicySize, shape: EpisodeShape) -> F
             ),
         )
     tokens = math.ceil(tokens / count)
-    compute = 8 * policy.text_params * tokens / rates.GPU_FLOPS.value
-    batches = math.ceil(tokens / learner.micro_batch_tokens)
-    weights = 2 * policy.text_params * BYTES[learner.dtype]  # forward and backward
-    gradients = 2 * trained * 4  # there and back, to be added to
-    moved = batches * (weights + gradients)
+    compute = 8 * policy.text_params * tokens / rates.GPU_TRAIN_FLOPS.value
+    width = BYTES[learner.dtype]
+    if learner.zero_stage == 3:
+        batches = math.ceil(tokens / learner.micro_batch_tokens)
+        weights = 2 * policy.text_params * width  # forward and backward
+        gradients = 2 * trained * 4  # there and back, to be added to
+        moved = batches * (weights + gradients)
+        how = (
+            f"{batches} micro-batches x (weights twice, gradients there and back in float32: "
+            f"{(weights + gradients) / 1e9:.3g} GB)"
+        )
+    else:
+        moved = trained * (4 + width) * learner.updates_per_step
+        how = f"gradients out in float32, weights back in: {moved / 1e9:.3g} GB"
     stream = moved / rates.PCIE_BYTES_PER_S.value
     return _seconds(
         "learn",
         compute + stream + adam,
         f"8 FLOP x {policy.text_params:.3g} x {tokens:,} tokens (forward, recompute, backward) "
-        f"{compute:.0f} s + {batches} micro-batches x (weights twice, gradients there and back in "
-        f"float32: {(weights + gradients) / 1e9:.3g} GB) {stream:.0f} s + "
-        f"Adam on the host {adam:.1f} s",
+        f"{compute:.0f} s + {how} {stream:.1f} s + Adam on the host {adam:.1f} s",
         _sources(
-            rates.GPU_FLOPS.source,
+            rates.GPU_TRAIN_FLOPS.source,
             rates.PCIE_BYTES_PER_S.source,
             rates.ADAM_S_PER_PARAM.source,
             shape.source,

@@ -234,6 +234,40 @@ def test_a_gpu_holds_the_sums_of_gradients_too(settings: dict[str, int], sums: i
     assert find(figures, "learner, its GPU", "weights and gradients").value == held
 
 
+QWEN3_VL_4B = {
+    "text_config": {
+        **{"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36},
+        **{"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+        "vocab_size": 151_936,
+    },
+    "vision_config": {
+        **{"hidden_size": 1024, "intermediate_size": 4096, "depth": 24, "out_hidden_size": 2560},
+        **{"patch_size": 16, "temporal_patch_size": 2, "in_channels": 3, "spatial_merge_size": 2},
+        **{"num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17]},
+    },
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize(("zero_stage", "gib", "seconds"), [(2, 33.7, 16.87), (3, 9.3, 23.74)])
+def test_a_plan_says_what_an_h200_took(zero_stage: int, gib: float, seconds: float) -> None:
+    """`python -m benchmarks.learner_gpu`, 133,120 tokens: docs/performance.md."""
+    learner = {"device": "cuda", "dtype": "bfloat16", "zero_stage": zero_stage}
+    config = config_of(
+        learner=learner | {"micro_batch_tokens": 16_384},
+        rollout={"max_context": 16_384},
+        train={"groups_per_step": 1, "group_size": 7},
+        policy={"system_prompt": "full"},
+    )
+    policy = size_of_policy_config(QWEN3_VL_4B, source="published")
+
+    on_gpu = [f for f in learner_memory(config, policy) if f.where == "learner, its GPU"]
+    learn = next(f for f in stage_seconds(config, policy, None) if f.where == "learn")
+
+    assert sum(figure.value for figure in on_gpu) / 2**30 == pytest.approx(gib, rel=0.1)
+    assert learn.value / (7 * 20_000) == pytest.approx(seconds / 133_120, rel=0.1)
+
+
 @pytest.mark.parametrize("checkpoints", [True, False])
 def test_activations_are_those_of_the_largest_pack(checkpoints: bool) -> None:
     """Width 8, 2 layers, float32: 4 bytes a number kept, 68 of a whole layer; 10 words."""
