@@ -88,7 +88,7 @@ def learner_memory(config: Config, policy: PolicySize) -> tuple[Figure, ...]:
     state = (
         ("weights", count * policy.params * width, f"{policy.params:,} x {width} B{each}"),
         ("master weights", masters * 4, f"{masters:,} trained x 4 B besides the weights"),
-        ("gradients", count * trained * 4 * sums, f"{trained:,} trained x {sums} x 4 B{each}"),
+        ("gradients", count * trained * 4 * sums, f"{trained:,} trained x {4 * sums} B{each}"),
         ("optimizer", trained * 8, f"{trained:,} trained x 2 x 4 B (Adam)"),
         (
             "checkpoint",

@@ -101,8 +101,8 @@ def placements(config: Config) -> tuple[Placement, ...]:
         "rollout worker": f"vLLM, tensor parallel {config.rollout.tensor_parallel}",
         "render actor": f"{config.render.pipeline}, {config.render.min_replicas} to "
         f"{config.render.max_replicas} replicas",
-        "learner": "DeepSpeed, all state in host memory"
-        + (", layers streamed through its GPU" if config.learner.device == "cuda" else ""),
+        "learner": "DeepSpeed, optimizer in host memory"
+        + (", computing on its GPU" if config.learner.device == "cuda" else ""),
         "search actor": f"tools over {', '.join(config.tools.providers)}, and their cache",
         "judge actor": f"{config.judge.kind} judge",
     }
