@@ -60,6 +60,8 @@ GRADES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Profile:
     """Seconds of the modelled run; engines wait for a `speedup`-th of them."""
 
+    seed: str = ""
+    """Another one draws other seconds."""
     speedup: float = 1.0
     max_turns: int = 10
     """The number of turns is uniform from 1 to here."""
@@ -74,14 +76,15 @@ class Profile:
     """Uniform; an answer has two judgements, of its text and of its picture."""
     learn_s: float = 60.0
     rollout_workers: int = 8
-    """Each generates one turn at a time; a search occupies nothing."""
+    turns_at_once: int = 1
+    """That a worker generates side by side; a search occupies nothing."""
     render_replicas: int = 8
     judge_lanes: int = 16
     groups_per_step: int = 8
     group_size: int = 6
 
     def num_turns(self, rollout: RolloutId) -> int:
-        return random.Random(f"turns {rollout}").randint(1, self.max_turns)
+        return random.Random(f"{self.seed}turns {rollout}").randint(1, self.max_turns)
 
     def generate(self, rollout: RolloutId, turn: int) -> float:
         median_s, sigma = self.generate_median_s, self.generate_sigma
@@ -99,13 +102,11 @@ class Profile:
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds / self.speedup)
 
-    @staticmethod
-    def _log_normal(key: str, median_s: float, sigma: float) -> float:
-        return random.Random(key).lognormvariate(math.log(median_s), sigma)
+    def _log_normal(self, key: str, median_s: float, sigma: float) -> float:
+        return random.Random(self.seed + key).lognormvariate(math.log(median_s), sigma)
 
-    @staticmethod
-    def _uniform(key: str, bounds: tuple[float, float]) -> float:
-        return random.Random(key).uniform(*bounds)
+    def _uniform(self, key: str, bounds: tuple[float, float]) -> float:
+        return random.Random(self.seed + key).uniform(*bounds)
 
 
 class Tasks:
@@ -126,7 +127,7 @@ class LatencyWorker:
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._engine = asyncio.Semaphore(1)
+        self._engine = asyncio.Semaphore(profile.turns_at_once)
         self._version = 0
         self._busy_s = 0.0
 

@@ -10,6 +10,7 @@ the same actors: play the whole batch, draw it, judge it, learn.
 `in_flight`, `tail` and `evaluation` run the same controller on a simulated clock (cluster-free, so
 no Ray): real seconds of the processor per trajectory with 8, 64 and 512 episodes in flight, the
 speed of the modes over how long the tail of a turn is, and what held-out evaluations cost.
+`--queues` measures what benchmarks/pipeline_queues.py tells of, and nothing else.
 """
 
 import argparse
@@ -47,6 +48,7 @@ from benchmarks.pipeline_parts import (
     make_controller,
     make_parts,
 )
+from benchmarks.pipeline_queues import measure_queues
 from benchmarks.pipeline_simulated import (
     simulate_evaluation,
     simulate_in_flight,
@@ -324,6 +326,7 @@ def main() -> None:
     parser.add_argument("--speedup", type=float, default=20, help="what all latencies are cut by")
     parser.add_argument("--steps", type=int, default=4, help="measured, of 8 groups of 6 each")
     parser.add_argument("--simulated", action="store_true", help="only what needs no Ray")
+    parser.add_argument("--queues", action="store_true", help="only what the rule of queues does")
     arguments = parser.parse_args()
     say = (lambda line: None) if arguments.json else print
     profile = Profile(speedup=arguments.speedup)
@@ -334,6 +337,9 @@ def main() -> None:
         "profile": asdict(profile),
         "steps": arguments.steps,
     }
+    if arguments.queues:
+        print(json.dumps(result | {"queues": measure_queues(steps=arguments.steps, say=say)}))
+        return
     if not arguments.simulated:
         result |= measure(profile, steps=arguments.steps, say=say)
     calm = replace(profile, speedup=1.0)

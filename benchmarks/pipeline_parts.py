@@ -65,7 +65,8 @@ def make_parts(
     clock: Callable[[], float] = time.time,
 ) -> Parts:
     recorder = JsonlRecorder(folder)
-    timeline = Timeline(recorder.span, clock=clock)
+    places = {"render": profile.render_replicas, "judge": profile.judge_lanes}
+    timeline = Timeline(recorder.span, places=places, clock=clock)
     render = RenderClient(
         LatencyPainter(paint),
         name="latency",

@@ -29,8 +29,10 @@ from benchmarks.pipeline_parts import (
     make_controller,
     make_parts,
 )
+from cluster.concurrency import ReadEngines
 from cluster.controller import Controller
 from cluster.parts import Mode
+from cluster.track.status import StepReport
 from core.records import Group, LearnerReport, RolloutId, Task, Trajectory, WeightUpdate
 from tests.simulated_clock import SimulatedLoop
 
@@ -55,6 +57,15 @@ class StepEnd:
     """Episodes that have ended."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """A run from its first task to its last step."""
+
+    ends: tuple[StepEnd, ...]
+    """Of each step; the clock began at 0."""
+    reports: tuple[StepReport, ...]
+
+
 def simulate(
     profile: Profile,
     *,
@@ -64,6 +75,28 @@ def simulate(
     after_step: AfterStep | None = None,
 ) -> tuple[float, float]:
     """Groups per minute of simulated time, and real processor ms per trajectory."""
+    ends = simulate_run(
+        profile,
+        max_staleness=max_staleness,
+        steps=WARM_UP_STEPS + max_staleness + steps,
+        episodes=episodes,
+        after_step=after_step,
+    ).ends
+    first, last = ends[-1 - steps], ends[-1]
+    groups_per_min = steps * profile.groups_per_step / (last.at_s - first.at_s) * 60
+    cpu_ms = (last.cpu_s - first.cpu_s) * 1000 / (last.played - first.played)
+    return round(groups_per_min, 3), round(cpu_ms, 3)
+
+
+def simulate_run(
+    profile: Profile,
+    *,
+    max_staleness: int,
+    steps: int,
+    episodes: int = EPISODES,
+    after_step: AfterStep | None = None,
+    read_engines: ReadEngines | None = None,
+) -> Simulated:
     config = make_config(profile, max_staleness=max_staleness, steps=10_000, episodes=episodes)
     loop = SimulatedLoop()
     ends: list[StepEnd] = []
@@ -78,27 +111,28 @@ def simulate(
             clock=loop.time,
         )
         pool = SimulatedPool([LatencyWorker(profile) for _ in range(profile.rollout_workers)])
+        learner = NotedLearner(profile, loop, pool, ends)
         controller = make_controller(
-            parts, pool=pool, learner=NotedLearner(profile, loop, pool, ends), loop=loop
+            parts, pool=pool, learner=learner, loop=loop, read_engines=read_engines
         )
         controller.start()
         try:
-            warm_up = WARM_UP_STEPS + max_staleness
-            controller.run(_train(controller, steps=warm_up + steps, after_step=after_step))
+            reports = controller.run(_train(controller, steps=steps, after_step=after_step))
         finally:
             controller.close()
-    first, last = ends[-1 - steps], ends[-1]
-    groups_per_min = steps * profile.groups_per_step / (last.at_s - first.at_s) * 60
-    cpu_ms = (last.cpu_s - first.cpu_s) * 1000 / (last.played - first.played)
-    return round(groups_per_min, 3), round(cpu_ms, 3)
+    return Simulated(ends=tuple(ends), reports=reports)
 
 
-async def _train(controller: Controller, *, steps: int, after_step: AfterStep | None) -> None:
+async def _train(
+    controller: Controller, *, steps: int, after_step: AfterStep | None
+) -> tuple[StepReport, ...]:
     """On the loop itself: its clock runs on while a call from outside is under way."""
+    reports: list[StepReport] = []
     for step in range(1, steps + 1):
-        await controller._train(1)
+        reports += await controller._train(1)
         if after_step is not None:
             await after_step(controller, step)
+    return tuple(reports)
 
 
 class SimulatedPool:

@@ -1,4 +1,5 @@
-"""How many episodes run at once: as many as the engines can hold, found out as they run.
+"""How many episodes run at once: as many as the engines can hold, found out as they run, and as the
+work that comes after them keeps up with (cluster/backlog.py).
 
 Additive increase, multiplicative decrease. An engine is short of room when it has thrown requests
 out of its KV cache, or when requests wait while the cache is full; their prompts are then computed
@@ -11,7 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 from actors.stats import EngineStats
+from cluster.backlog import Backlog, read_queues
+from cluster.track.timeline import Timeline
 from core.places import Places
+from core.sections.run import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +52,19 @@ class Concurrency:
         return self._number
 
 
-async def balance(places: Places, read_engines: ReadEngines) -> NoReturn:
-    """Keep the number of places at what the engines can hold, and at most what it is now."""
-    concurrency = Concurrency(most=places.number)
+async def balance(
+    places: Places, read_engines: ReadEngines, timeline: Timeline, config: TrainConfig
+) -> NoReturn:
+    """Keep the number of places at what engines, renders and judges allow, and at most what it is
+    now. In sync mode only the engines count: the learner waits for all that is played.
+    """
+    concurrency, backlog = Concurrency(most=places.number), Backlog()
     while True:
         await asyncio.sleep(READ_EVERY_S)
         engines = await read_engines()
         number = concurrency.update(engines, running=places.taken, waiting=places.num_waiting)
+        if config.max_staleness > 0:
+            number = int(min(number, backlog.room(read_queues(places, timeline))))
         if number != places.number:
             logger.info("%s episodes at once, %s before", number, places.number)
             places.resize(number)

@@ -20,7 +20,7 @@
   recover    a lost learner        another learner   the abandoned groups;  whoever starts it
                                                      its start, its load
   balance    readings of engines   more or fewer     the clock              the clock
-                                   episode places
+             and queues            episode places
   watchdog   the timeline          StalledError      the clock              anything that moves
 
 Each member goes on to grading the moment its episode ends, and each group to the frontier the
@@ -120,7 +120,6 @@ class Controller:
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
         self._last_report: StepReport | None = None
-
         self._thread = LoopThread("controller", loop)
         self._running: set[asyncio.Task[None]] = set()
         self._balancing: asyncio.Task[None] | None = None
@@ -277,7 +276,8 @@ class Controller:
     async def _train(self, steps: int) -> tuple[StepReport, ...]:
         self._timeline.end_step()  # what was until now is no step's: an evaluation
         if self._read_engines is not None and self._balancing is None:
-            self._balancing = asyncio.create_task(balance(self._places, self._read_engines))
+            work = balance(self._places, self._read_engines, self._timeline, self._train_config)
+            self._balancing = asyncio.create_task(work)
             self._balancing.add_done_callback(self._on_task_done)
         reports: list[StepReport] = []
         while len(reports) < steps and not self._stopping:

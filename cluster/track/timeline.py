@@ -10,6 +10,7 @@ ones become seconds per stage (metrics) and bars of the report's timeline (recor
     timeline.end_step() == {"seconds/render": 1.2, "pools/render_busy": 0.6, ...}
 """
 
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -117,6 +118,15 @@ class Timeline:
     @property
     def oldest(self) -> OpenSpan | None:
         return min(self.open_spans, key=lambda span: span.start_s, default=None)
+
+    def ages_s(self, kind: str) -> list[float]:
+        """Of the open spans of a kind, the oldest first."""
+        now = self._clock()
+        return sorted((now - s.start_s for s in self.open_spans if s.kind == kind), reverse=True)
+
+    def waiting_s(self, kind: str) -> list[float]:
+        """Of them, those that find no place, as if they went in their order."""
+        return self.ages_s(kind)[self._places.get(kind, sys.maxsize) :]
 
     def end_step(self) -> dict[str, float]:
         """`seconds/` and `pools/` metrics of the time since the last step ended

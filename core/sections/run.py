@@ -48,8 +48,9 @@ class RolloutConfig(Section):
     """Seconds after which an episode is stopped on its worker and played again, as after any fault
     of ours. None: four fifths of train.stall_timeout_s, so that one that hangs ends no run."""
     max_parallel_episodes: int = Field(64, ge=1)
-    """Fewer run while the engines' KV caches are too small for so many. Far more than the engines
-    run at once delay the oldest batch (docs/decisions/0005-staleness.md)."""
+    """Fewer run while the engines' KV caches are too small for so many, or renders or verdicts are
+    the older queue. Far more than the engines run at once delay the oldest batch
+    (docs/decisions/0005-staleness.md)."""
     temperature: float = Field(0.7, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0)

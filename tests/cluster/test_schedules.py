@@ -3,6 +3,7 @@ whatever dies, staleness keeps its bound, nothing waits for ever, and every task
 
 import tempfile
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.check.audit import audit_run, endings_of
 from cluster.evaluate import EvalResult
 from cluster.members import oldest_version
-from cluster.track.recorder import EVENTS, read_rows
+from cluster.track.recorder import EVENTS, METRICS, read_rows
 from tests.builders import make_task
 from tests.fakes.scheduled import HELD_OUT, Odds, ScheduledRun, scheduled_config, seconds_of
 
@@ -39,6 +40,8 @@ odds = st.builds(
     max_staleness=st.integers(0, 4),
     max_parallel_episodes=st.integers(1, 20),
     eval_every=st.integers(0, 3),
+    replicas=st.sampled_from((1, 2, 8)),
+    lanes=st.sampled_from((1, 2, 8)),
     steps=st.integers(1, 6),
 )
 def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
@@ -49,6 +52,8 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
     max_staleness: int,
     max_parallel_episodes: int,
     eval_every: int,
+    replicas: int,
+    lanes: int,
     steps: int,
 ) -> None:
     config = scheduled_config(
@@ -62,7 +67,7 @@ def test_any_schedule_ends_keeps_its_bound_and_loses_nothing(
         stall_timeout_s=100_000.0,
     )
     with tempfile.TemporaryDirectory(prefix="schedule-") as name:
-        run = ScheduledRun(Path(name), odds=odds, config=config)
+        run = ScheduledRun(Path(name), odds=odds, config=config, replicas=replicas, lanes=lanes)
         assert run.train(until_step=steps)
         audit = audit_run(Path(name))
     assert audit.is_sound, audit
@@ -94,6 +99,43 @@ def check_evaluations(evaluations: list[EvalResult]) -> None:
         assert len(evaluation.members) == len(HELD_OUT)
         played = [m.trajectory for m in evaluation.members if m.trajectory]
         assert {oldest_version(trajectory) for trajectory in played} <= {evaluation.policy_version}
+
+
+@pytest.mark.parametrize(("max_staleness", "replicas", "lanes"), [(4, 1, 8), (4, 8, 1), (0, 1, 8)])
+def test_episodes_wait_where_their_renders_or_verdicts_would(
+    tmp_path: Path, max_staleness: int, replicas: int, lanes: int
+) -> None:
+    """Fresher tokens and younger queues, and the pool is as busy; in sync mode nothing changes."""
+    kind = "render" if replicas == 1 else "judge"
+    config = scheduled_config(
+        group_size=6,
+        max_staleness=max_staleness,
+        max_parallel_episodes=60,
+        stall_timeout_s=100_000.0,
+    )
+    busy, seconds, ages_s, staleness = [], [], [], []
+    for is_balanced in (True, False):
+        run = ScheduledRun(
+            tmp_path / str(is_balanced),
+            odds=Odds(tail=0.3),
+            config=config,
+            replicas=replicas,
+            lanes=lanes,
+            is_balanced=is_balanced,
+        )
+        assert run.train(until_step=25)
+        rows = read_rows(tmp_path / str(is_balanced) / METRICS)
+        steps = [row for row in rows if "staleness/mean" in row][5:]
+        seconds.append(sum(row["seconds/step"] for row in steps))
+        busy.append(fmean(row[f"pools/{kind}_busy"] for row in steps))
+        ages_s.append(fmean(row[f"pools/{kind}_oldest_s"] for row in steps))
+        staleness.append(fmean(row["staleness/mean"] for row in steps))
+    if max_staleness == 0:
+        assert seconds[0] == seconds[1]
+        return
+    assert busy == pytest.approx([1.0, 1.0], abs=0.01)
+    assert ages_s[0] < 0.8 * ages_s[1]
+    assert staleness[0] < staleness[1] - 0.2
 
 
 @settings(max_examples=8, deadline=None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.stats import EngineCounts, EngineStats, Gauges
 from cluster.checkpoints import Checkpoints, read_frontier
 from cluster.controller import Controller
 from cluster.evaluate import EvalResult
@@ -23,7 +24,7 @@ from cluster.track.recorder import JsonlRecorder
 from cluster.track.timeline import Timeline
 from core.config import Config, build_config
 from core.errors import JudgeError, RenderError
-from core.places import Urgency
+from core.places import Places, Urgency
 from core.protocols import ImageVerdict, TextVerdict
 from core.records import (
     Answer,
@@ -142,11 +143,13 @@ class ScheduledImageModel:
     name = "scheduled"
     max_references = 3
 
-    def __init__(self, chance: Chance) -> None:
+    def __init__(self, chance: Chance, *, replicas: int) -> None:
         self._chance = chance
+        self._places = Places(replicas)
 
     async def render(self, request: RenderRequest, *, urgency: Urgency = ()) -> RenderedImage:
-        await self._chance.take(20.0)
+        async with self._places.place(urgency):
+            await self._chance.take(20.0)
         if self._chance.happens(self._chance.odds.failed_render):
             raise RenderError("no picture")
         return RenderedImage(
@@ -160,8 +163,9 @@ class ScheduledJudge:
     name = "scheduled"
     prompt_sha = ""
 
-    def __init__(self, chance: Chance) -> None:
+    def __init__(self, chance: Chance, *, lanes: int) -> None:
         self._chance = chance
+        self._lanes = asyncio.Semaphore(lanes)
         self._asked: dict[int, int] = {}
 
     async def judge_image(self, *, task: Task, image: ImageRef) -> ImageVerdict:
@@ -176,7 +180,8 @@ class ScheduledJudge:
         return text_verdict(0.5 if equal else number % 2)
 
     async def _work(self) -> None:
-        await self._chance.take(3.0)
+        async with self._lanes:
+            await self._chance.take(3.0)
         if self._chance.happens(self._chance.odds.failed_verdict):
             raise JudgeError("no verdict")
 
@@ -259,7 +264,17 @@ class MortalRecorder:
 class ScheduledRun:
     """One process of a run in `folder`, which goes on from the newest checkpoint there."""
 
-    def __init__(self, folder: Path, *, odds: Odds, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        odds: Odds,
+        config: Config | None = None,
+        replicas: int = 8,
+        lanes: int = 8,
+        is_balanced: bool = True,
+    ) -> None:
+        """`replicas`: renders at once; `lanes`: verdicts at once."""
         self.config = config or scheduled_config()
         chance = Chance(odds)
         self._loop = SimulatedLoop()
@@ -267,9 +282,13 @@ class ScheduledRun:
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=2)
         self.pool = ScheduledPool(chance)
         self.learner = ScheduledLearner(chance, self.pool.events)
-        self.judge = ScheduledJudge(chance)
         self.evaluations: list[EvalResult] = []
-        timeline = Timeline(lambda span: self.recorder.span(span), clock=self._loop.time)
+        self.judge = ScheduledJudge(chance, lanes=lanes)
+        timeline = Timeline(
+            lambda span: self.recorder.span(span),
+            places={"render": replicas, "judge": lanes},
+            clock=self._loop.time,
+        )
         self.controller = Controller(
             config=self.config,
             tasks=ManyTasks(),
@@ -277,7 +296,7 @@ class ScheduledRun:
             toolbox=FakeToolbox(),
             grader=Grader(
                 reward=DualReward(judge=self.judge, text_weight=0.5, na_rule="renormalise"),
-                image_model=ScheduledImageModel(chance),
+                image_model=ScheduledImageModel(chance, replicas=replicas),
                 render=self.config.render,
                 masked_reasons=(),
                 timeline=timeline,
@@ -286,6 +305,7 @@ class ScheduledRun:
             recorder=self.recorder,  # type: ignore[arg-type]
             timeline=timeline,
             last_checkpoint=self.checkpoints.latest,
+            read_engines=_calm_engines if is_balanced else None,
             loop=self._loop,
         )
 
@@ -340,6 +360,10 @@ class ScheduledRun:
             config=self.config,
             save_learner=learner.save,
         )
+
+
+async def _calm_engines() -> Sequence[EngineStats]:
+    return [EngineCounts().stats(num_running=0, gauges=Gauges(kv_usage=0.0))]
 
 
 async def _end_tasks() -> None:
