@@ -5,8 +5,9 @@ What is under way is bounded: episodes that run, and finished ones that wait for
 verdict. A queue that has drained by one lets one more episode begin, so that no pool runs dry. The
 bound falls by a tenth when the oldest render or verdict has waited longer than the oldest task for
 its episode, and longer than the oldest episode has run: one that begins now would otherwise be too
-late to find the queue. Else it rises by one. What has waited for less than FLOOR_S holds nothing
-back: in pools that are nearly balanced a queue comes and goes by itself.
+late to find the queue. Else it rises by one. What has waited for less than FLOOR_S, or was older for
+fewer than READINGS in a row, holds nothing back: in pools that are nearly balanced a queue comes
+and goes by itself.
 """
 
 import math
@@ -17,6 +18,7 @@ from core.places import Places
 
 DECREASE = 0.9
 FLOOR_S = 120.0
+READINGS = 6
 DOWNSTREAM = ("render", "judge")
 """Without tools: their calls are known when their episode has ended."""
 
@@ -40,6 +42,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._bound = math.inf
+        self._times_behind = 0
 
     def room(self, queues: Queues) -> float:
         """How many episodes may run. One at least when no render or verdict waits: those that do
@@ -48,7 +51,9 @@ class Backlog:
         still_falling = under_way > self._bound  # the last decrease has not worked yet
         if queues.running and not still_falling:  # with none running, it is an evaluation's work
             is_behind = queues.downstream_s > max(FLOOR_S, queues.upstream_s)
-            self._bound = DECREASE * under_way if is_behind else self._bound + 1
+            self._times_behind = self._times_behind + 1 if is_behind else 0
+            is_long = self._times_behind >= READINGS
+            self._bound = DECREASE * under_way if is_long else self._bound + 1
         least = 0 if queues.waiting else 1
         return max(least, self._bound - queues.waiting)
 
