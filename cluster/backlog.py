@@ -2,23 +2,25 @@
 there, while the policy moves on (docs/decisions/0007-queue-age.md).
 
 What is under way is bounded: episodes that run, and finished ones that wait for their render or
-verdict. A queue that has drained by one lets one more episode begin, so that no pool runs dry. The
-bound falls by a tenth when the oldest render or verdict has waited longer than the oldest task for
-its episode, and longer than the oldest episode has run: one that begins now would otherwise be too
-late to find the queue. Else it rises by one. What has waited for less than FLOOR_S, or was older for
-fewer than READINGS in a row, holds nothing back: in pools that are nearly balanced a queue comes
-and goes by itself.
+verdict. A queue that has drained by one lets one more episode begin. The bound falls by a tenth
+when the oldest render or verdict has waited longer than an episode takes to come there: the wait of
+the oldest task for its episode, or the time for which the oldest episode has run, whichever is
+more. Else it rises by one. What begins after a shorter wait could be too late to find the queue,
+and the pool would run dry.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 from cluster.track.timeline import Timeline
 from core.places import Places
 
 DECREASE = 0.9
-FLOOR_S = 120.0
-READINGS = 6
+"""A larger step would empty a pool before the queue's age says so."""
+READINGS = 60
+"""Of upstream, the largest of which counts; five minutes. In a lull the only episodes are young,
+and those to come will take longer than they have run."""
 DOWNSTREAM = ("render", "judge")
 """Without tools: their calls are known when their episode has ended."""
 
@@ -42,18 +44,17 @@ class Backlog:
 
     def __init__(self) -> None:
         self._bound = math.inf
-        self._times_behind = 0
+        self._upstream_s: deque[float] = deque(maxlen=READINGS)
 
     def room(self, queues: Queues) -> float:
         """How many episodes may run. One at least when no render or verdict waits: those that do
         will end, so nothing waits for ever."""
+        self._upstream_s.append(queues.upstream_s)
         under_way = queues.running + queues.waiting
         still_falling = under_way > self._bound  # the last decrease has not worked yet
         if queues.running and not still_falling:  # with none running, it is an evaluation's work
-            is_behind = queues.downstream_s > max(FLOOR_S, queues.upstream_s)
-            self._times_behind = self._times_behind + 1 if is_behind else 0
-            is_long = self._times_behind >= READINGS
-            self._bound = DECREASE * under_way if is_long else self._bound + 1
+            is_behind = queues.downstream_s > max(self._upstream_s)
+            self._bound = DECREASE * under_way if is_behind else self._bound + 1
         least = 0 if queues.waiting else 1
         return max(least, self._bound - queues.waiting)
 

@@ -18,14 +18,6 @@ def queues(
     )
 
 
-def behind(reading: Queues) -> Backlog:
-    """One that has read five times that downstream is older."""
-    backlog = Backlog()
-    for _ in range(5):
-        assert backlog.room(reading) == math.inf
-    return backlog
-
-
 def test_nothing_is_held_back_while_upstream_is_older() -> None:
     backlog = Backlog()
     for _ in range(100):
@@ -33,48 +25,42 @@ def test_nothing_is_held_back_while_upstream_is_older() -> None:
         assert backlog.room(reading) == math.inf
 
 
-def test_what_has_not_waited_for_two_minutes_holds_nothing_back() -> None:
+def test_when_downstream_is_older_a_tenth_of_all_that_is_under_way_goes() -> None:
+    assert Backlog().room(queues(running=64, waiting=36, downstream_s=151)) == 90 - 36
+
+
+def test_for_five_minutes_it_remembers_how_long_an_episode_can_take() -> None:
     backlog = Backlog()
-    for _ in range(100):
-        young = queues(running=64, waiting=30, upstream_s=10, downstream_s=120)
-        assert backlog.room(young) == math.inf
-
-
-def test_the_sixth_time_in_a_row_a_tenth_of_all_that_is_under_way_goes() -> None:
-    older = queues(running=64, waiting=36, downstream_s=151)
-    assert behind(older).room(older) == 90 - 36
-    backlog = behind(older)
-    backlog.room(queues(running=64, waiting=36))
-    assert [backlog.room(older) for _ in range(6)] == [math.inf] * 5 + [90 - 36]
+    assert backlog.room(queues(running=64, upstream_s=160)) == math.inf
+    lull = queues(running=8, waiting=32, upstream_s=30, downstream_s=155)
+    assert [backlog.room(lull) for _ in range(59)] == [math.inf] * 59
+    assert backlog.room(lull) == 36 - 32
 
 
 def test_a_decrease_is_given_time_to_work() -> None:
-    older = queues(running=64, waiting=36, downstream_s=151)
-    backlog = behind(older)
-    backlog.room(older)  # 90 of 100
+    backlog = Backlog()
+    backlog.room(queues(running=64, waiting=36, downstream_s=151))  # 90 of 100
     assert backlog.room(queues(running=54, waiting=40, downstream_s=156)) == 50
     assert backlog.room(queues(running=50, waiting=40, downstream_s=161)) == 81 - 40
 
 
 def test_a_queue_that_drains_lets_as_many_episodes_begin() -> None:
-    older = queues(running=20, waiting=80, downstream_s=300)
-    backlog = behind(older)
-    backlog.room(older)  # 90 of 100
+    backlog = Backlog()
+    backlog.room(queues(running=20, waiting=80, downstream_s=300))  # 90 of 100
     assert backlog.room(queues(running=11, waiting=80, downstream_s=300)) == 10
     assert backlog.room(queues(running=10, waiting=70, upstream_s=300)) == 91 - 70
 
 
 def test_the_bound_rises_by_one_while_downstream_is_younger() -> None:
-    older = queues(running=10, waiting=10, downstream_s=151)
-    backlog = behind(older)
-    backlog.room(older)  # 18 of 20
+    backlog = Backlog()
+    backlog.room(queues(running=10, waiting=10, downstream_s=151))  # 18 of 20
     rooms = [backlog.room(queues(running=8, waiting=8)) for _ in range(3)]
     assert rooms == [11, 12, 13]
 
 
 def test_one_episode_may_run_when_nothing_waits_downstream() -> None:
     older = queues(running=1, waiting=1, downstream_s=900)
-    backlog = behind(older)
+    backlog = Backlog()
     assert backlog.room(older) == 1.8 - 1
     assert backlog.room(replace(older, waiting=0)) == 1
     assert backlog.room(replace(older, running=0, waiting=3)) == 0
