@@ -17,7 +17,6 @@ from cluster.track.timeline import Timeline
 from core.places import Places
 
 DECREASE = 0.9
-"""A larger step would empty a pool before the queue's age says so."""
 READINGS = 60
 """Of upstream, the largest of which counts; five minutes. In a lull the only episodes are young,
 and those to come will take longer than they have run."""
@@ -51,7 +50,8 @@ class Backlog:
         will end, so nothing waits for ever."""
         self._upstream_s.append(queues.upstream_s)
         under_way = queues.running + queues.waiting
-        still_falling = under_way > self._bound  # the last decrease has not worked yet
+        # Until the last decrease has worked, the queue's age cannot tell whether it was enough.
+        still_falling = under_way > self._bound
         if queues.running and not still_falling:  # with none running, it is an evaluation's work
             is_behind = queues.downstream_s > max(self._upstream_s)
             self._bound = DECREASE * under_way if is_behind else self._bound + 1
