@@ -120,6 +120,7 @@ class Controller:
         self._ended: list[tuple[Group, Ending]] = []
         self._tally = Tally()
         self._last_report: StepReport | None = None
+
         self._thread = LoopThread("controller", loop)
         self._running: set[asyncio.Task[None]] = set()
         self._balancing: asyncio.Task[None] | None = None
