@@ -1,5 +1,6 @@
 """Builders of what stands around the controller. Every argument of a record has a valid default."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def make_engine_stats(*, sampled: int, kv: float = 0.0, waiting: int = 0) -> Eng
         update_s=sampled / 1000,
     )
     return counts.stats(num_running=4, gauges=Gauges(num_waiting=waiting, kv_usage=kv))
+
+
+def write_safetensors(folder: Path, *, shapes: list[list[int]]) -> None:
+    """A weight file of these shapes: its header alone, which tells the size."""
+    folder.mkdir()
+    header = {f"t{i}": {"shape": shape} for i, shape in enumerate(shapes)}
+    text = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
