@@ -1,7 +1,7 @@
 """One GRPO update through a GPU at 16k context: state in host memory, and on the GPU itself.
 
     python -m benchmarks.learner_gpu --json
-    python -m benchmarks.learner_gpu --json --size 2b --ways host,gpu
+    python -m benchmarks.learner_gpu --json --size 2b --ways host gpu
 
 A random Qwen3-VL of a published shape in bfloat16, masters and AdamW in float32, a frozen tower,
 layers computed again in the backward pass; 32 tool trajectories with images, 16,384 to 1,638
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     parser.add_argument("--size", choices=sorted(SIZES), default="4b")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--folder", type=Path, help="keep the policy here for the next run")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -98,7 +98,7 @@ def main() -> None:
         print(json.dumps(run_way(arguments.way, arguments.folder)))
         return
     with tempfile.TemporaryDirectory(prefix="learner-") as name:
-        folder = arguments.folder or Path(name)
+        folder = (arguments.folder or Path(name)) / arguments.size
         if not (folder / "policy").is_dir():
             build_policy(folder / "policy", size=arguments.size)
         result = compare(arguments, folder)
@@ -119,7 +119,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "context": CONTEXT,
         "matmul_tflops": round(peak, 1),
     }
-    for way in arguments.ways.split(","):
+    for way in arguments.ways:
         command = [sys.executable, "-m", "benchmarks.learner_gpu", "--way", way]
         done = subprocess.run(
             [*command, "--folder", str(folder)], capture_output=True, text=True, check=False
