@@ -1,11 +1,12 @@
-"""DeepSpeed with parameters' masters, gradients and optimizer state in host memory.
+"""DeepSpeed with parameters' masters and optimizer state in host memory.
 
 In: a module and `LearnerConfig`. Out: an engine with forward, backward, step, full weights and
 resumable state by parameter name. `device: cpu` runs the whole step on the CPU; `device: cuda`
-streams compute through a GPU of the learner's own while state stays in host memory (ZeRO-Offload,
-arXiv 2101.06840; with stage 3 the parameters too). Fails with LearnerError on a gradient that is
-not finite. With several learners (learners/peers.py) gradients are added up and optimizer state is
-shared among them (learners/masters.py).
+computes forward and backward on a GPU of the learner's own, which holds weights and gradients, and
+the step on the CPU (ZeRO-Offload, arXiv 2101.06840; with stage 3 weights and gradients are in host
+memory too). Fails with LearnerError on a gradient that is not finite. With several learners
+(learners/peers.py) gradients are added up and optimizer state is shared among them
+(learners/masters.py).
 """
 
 import logging

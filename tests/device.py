@@ -1,6 +1,6 @@
 """Where learners of tests compute and small pipelines draw: DS_ACCELERATOR=cuda takes a GPU.
 
-DS_ACCELERATOR=cuda pytest tests/learners tests/integration/test_learner_grpo.py
+DS_ACCELERATOR=cuda pytest tests/integration/test_learner_grpo.py tests/actors/test_diffusion.py
 """
 
 import os
