@@ -16,11 +16,17 @@ UNSPACED = (
 _CHARACTER = re.compile(f"[{UNSPACED}]")
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_SPELLED_SIGN = re.compile(r"(?=[\u2100-\u214f\u3200-\u33ff])\W")
 
 
 def plain_form(text: str) -> str:
-    """The compatibility form: full-width letters, half-width kana, ligatures as the plain ones."""
-    return text if text.isascii() else unicodedata.normalize("NFKC", text)
+    """The compatibility form: full-width letters, half-width kana, ligatures as the plain ones.
+
+    Signs that become letters (trade mark, numero, square kilo) stay apart from the words beside.
+    """
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", _SPELLED_SIGN.sub(r" \g<0> ", text))
 
 
 def words_of(text: str) -> list[str]:

@@ -179,6 +179,16 @@ async def test_plain_words_find_compatibility_forms_which_are_shown_as_they_are(
     assert [image.title for image in images] == ([wide] if url == "wide" else [])
 
 
+@pytest.mark.parametrize("query", ["Kea", "Kea\u2122", "9", "5"])
+async def test_a_sign_that_is_spelled_as_letters_hides_no_word_beside_it(
+    tmp_path: Path, query: str
+) -> None:
+    path = tmp_path / "corpus.sqlite"
+    pages = [Page(url="kea", title="Kea\u2122", text="Flight \u21169, 5\u33cf."), *PAGES]
+    build_corpus(path, pages=pages, images=[], store=MemoryImageStore())
+    assert [hit.url for hit in (await Corpus(path).search(query, k=1)).value] == ["kea"]
+
+
 @given(text=st.text())
 def test_a_text_comes_back_from_its_index_as_it_was(text: str) -> None:
     plain = unspaced(text)  # a page has no unit separators
