@@ -164,12 +164,14 @@ def test_the_reference_of_a_kl_is_one_more_copy_where_the_compute_is(device: str
 
 
 def test_zero_3_streams_the_weights_through_a_gpu() -> None:
-    policy, where = small_policy(), "learner, its GPU"
-    learner = {"device": "cuda", "dtype": "bfloat16"}
+    """Of two layers in bfloat16; the host has the gradients twice, as sums and to step on."""
+    policy = small_policy()
+    learner = {"device": "cuda", "dtype": "bfloat16", "zero_stage": 3}
 
-    streamed = learner_memory(config_of(learner=learner | {"zero_stage": 3}), policy)
+    figures = learner_memory(config_of(learner=learner), policy)
 
-    assert find(streamed, where, "streamed weights").value == 2 * policy.text_params
+    assert find(figures, "learner, its GPU", "streamed weights").value == 2 * policy.text_params
+    assert find(figures, "learner (host)", "gradients").value == 2 * 4 * policy.text_params
 
 
 @pytest.mark.parametrize(("max_context", "is_more"), [(64, True), (8192, False)])
