@@ -14,7 +14,7 @@ tokens, in packs of 16,384. Each way runs in a process of its own, in turn:
 
     tokens_per_s     tokens of the trajectories
     mfu              update_flops (nothing twice) per second, as a share of `matmul_tflops`
-    parts_s          what they went to: packs with their images built, forward, backward, optimizer
+    parts_s          what they went to; packs with their images are built meanwhile
     publish_s        copying all weights out for the rollout workers, after the update
     gpu_peak_gib     of tensors, in the update
     host_peak_gib    resident, of the whole process
@@ -164,8 +164,7 @@ def run_way(way: str, folder: Path) -> dict[str, Any]:
 
     group = make_group(SAMPLES, chat=chat, images=images)
     samples, _ = select_samples([group], config=config)
-    parts = {"build": _Timed(learner, "_build")}
-    parts |= {name: _Timed(learner._engine, name) for name in ("forward", "backward", "step")}
+    parts = {name: _Timed(learner._engine, name) for name in ("forward", "backward", "step")}
     torch.cuda.reset_peak_memory_stats()
     seconds, report = _timed(lambda: learner.update([group]))
     assert report.num_samples == len(SAMPLES)
