@@ -75,10 +75,10 @@ def test_an_evaluation_alone_holds_nothing_back() -> None:
 
 
 def test_a_reading_tells_the_longest_queue_and_the_oldest_of_each_side() -> None:
-    """Two episodes run and one waits; of three renders one has a place, of two verdicts both."""
+    """Two episodes run and one waits; one of three renders and of two verdicts has a place."""
 
     async def read() -> tuple[Queues, Queues]:
-        timeline = Timeline(lambda span: None, places={"render": 1, "judge": 2}, clock=loop.time)
+        timeline = Timeline(lambda span: None, places={"render": 1, "judge": 1}, clock=loop.time)
         places = Places(2)
         empty = read_queues(places, timeline)
 
@@ -107,4 +107,4 @@ def test_a_reading_tells_the_longest_queue_and_the_oldest_of_each_side() -> None
     empty, reading = loop.run_until_complete(read())
     loop.close()
     assert empty == Queues(running=0, waiting=0, upstream_s=0, downstream_s=0)
-    assert reading == Queues(running=2, waiting=2, upstream_s=60, downstream_s=70)
+    assert reading == Queues(running=2, waiting=2, upstream_s=60, downstream_s=95)

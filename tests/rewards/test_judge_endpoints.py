@@ -69,15 +69,23 @@ async def test_a_verdict_over_the_wire_is_what_the_server_made(kind: str, tmp_pa
 
 @pytest.mark.parametrize("kind", ["openai", "gemini"])
 @pytest.mark.parametrize(
-    "fault", [Fault.STORM, Fault.ERROR, Fault.TRUNCATED, Fault.WRONG_JSON, Fault.OFF_SCALE]
+    ("fault", "billed"),
+    [
+        (Fault.STORM, 1),
+        (Fault.ERROR, 1),
+        (Fault.TRUNCATED, 2),
+        (Fault.WRONG_JSON, 2),
+        (Fault.OFF_SCALE, 2),
+    ],
 )
 async def test_a_passing_fault_is_asked_about_again(
-    fault: Fault, kind: str, tmp_path: Path
+    fault: Fault, billed: int, kind: str, tmp_path: Path
 ) -> None:
     faults = first_tries_fail(fault, share=1.0)
     async with judging(tmp_path, kind=kind, faults=faults) as (judge, server):
         await ask(judge, tmp_path)
         assert (server.num_calls, server.faults_made[fault], server.num_paid_twice) == (2, 1, 0)
+        assert await judge.spent_usd() == pytest.approx(billed * 100 / 1e6)
 
 
 async def test_a_fence_and_prose_cost_no_second_call(tmp_path: Path) -> None:
