@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import ray
@@ -50,26 +50,29 @@ class Keeper:
 def served_app(app_name: str, *, shared_cluster: bool) -> Iterator[None]:
     """Deleted afterwards, if it was deployed inside. `shared_cluster`: one that does not end with
     this process."""
-    if not shared_cluster:
+    with _kept(app_name) if shared_cluster else nullcontext():
         try:
             yield
         finally:
             delete_app(app_name)
-        return
+
+
+@contextmanager
+def _kept(app_name: str) -> Iterator[None]:
+    """Watched over by a keeper, which Ray starts again where its own process or node is lost."""
     name = f"keeper of {app_name}"
     with suppress(ValueError):  # of a driver that was killed just now
         ray.kill(ray.get_actor(name, namespace=NAMESPACE))
     unbreakable = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     canary = ray.remote(Canary).options(**unbreakable).remote()
     detached = {"lifetime": "detached", "name": name, "namespace": NAMESPACE}
-    keeper = ray.remote(Keeper).options(num_cpus=0, **detached).remote()
+    keeper = ray.remote(Keeper).options(**unbreakable, **detached).remote()
     keeper.keep.remote(canary, app_name)
     try:
         yield
     finally:
         ray.kill(keeper)
         ray.kill(canary)
-        delete_app(app_name)
 
 
 def delete_app(app_name: str) -> None:

@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
+import psutil
 import pytest
 from ray import serve
 from ray.util import list_named_actors
@@ -46,18 +48,36 @@ def kept() -> list[str]:
     return [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
 
 
+def keeping() -> list[psutil.Process]:
+    """Processes at it, by the name that Ray gives them."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if one.cmdline()[:1] == ["ray::Keeper.keep"]:
+                found.append(one)
+    return found
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    ends_s = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < ends_s, (serve.status().applications, kept())
+        time.sleep(0.2)
+
+
 def test_it_is_deleted_after_its_driver_was_killed(ray_cluster: str) -> None:
     command = [sys.executable, "-c", DRIVER, ray_cluster, APP]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "deployed\n"
     assert APP in serve.status().applications
+    until(lambda: len(keeping()) == 1)
+    (first,) = keeping()
+    first.kill()  # as when its node is lost
+    until(lambda: any(one != first for one in keeping()))
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    ends_s = time.monotonic() + 120
-    while APP in serve.status().applications or kept():
-        assert time.monotonic() < ends_s, (serve.status().applications, kept())
-        time.sleep(0.2)
+    until(lambda: APP not in serve.status().applications and not kept())
 
 
 def test_the_next_driver_takes_it_over_at_once(ray_cluster: str) -> None:
