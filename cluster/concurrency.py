@@ -47,7 +47,8 @@ class Concurrency:
             return self._number  # with none running, what fills the engines is an evaluation
         if any(_is_short(engine) for engine in engines):
             self._number = max(len(engines), int(DECREASE * min(self._number, running)))
-        elif waiting and all(_has_room(engine) for engine in engines):
+        # With fewer running, something else than this number keeps them waiting.
+        elif waiting and running == self._number and all(map(_has_room, engines)):
             self._number = min(self._most, self._number + len(engines))
         return self._number
 

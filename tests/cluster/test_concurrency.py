@@ -36,6 +36,14 @@ def test_room_is_given_back_one_episode_per_engine_and_only_when_it_is_wanted() 
     assert concurrency.update([CALM, BUSY], running=50, waiting=5) == 50
 
 
+def test_episodes_that_renders_or_verdicts_keep_waiting_need_no_room_of_the_engines() -> None:
+    concurrency = Concurrency(most=64)
+    concurrency.update([FULL], running=64, waiting=0)
+    for _ in range(20):
+        assert concurrency.update([CALM], running=13, waiting=50) == 48
+    assert concurrency.update([CALM], running=48, waiting=15) == 49
+
+
 def test_the_number_stays_between_one_per_engine_and_the_most() -> None:
     concurrency = Concurrency(most=8)
     for _ in range(20):
