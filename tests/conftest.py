@@ -6,6 +6,7 @@ authentication on for new clusters, and its own clients then fail to connect.
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ OF_THE_PLACE = {
 for name in list(os.environ):
     if name.upper() in OF_THE_PLACE:
         del os.environ[name]
+
+# A shell that runs the tests in the background has Ctrl-C ignored, here and in all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine an example may take any time. The same examples every time, so that a commit
 # that passed passes again; `make soak` looks for others.
