@@ -88,7 +88,6 @@ def model_config(
     *,
     text: Mapping[str, Any] = EMPTY,
     vision: Mapping[str, Any] = EMPTY,
-    tied: bool = True,
 ) -> Qwen3VLConfig:
     """`text` and `vision`: what is otherwise than in the model of 282 M parameters."""
 
@@ -105,7 +104,7 @@ def model_config(
             "num_key_value_heads": 8,
             "head_dim": 128,
             "max_position_embeddings": 16384,
-            "tie_word_embeddings": tied,
+            "tie_word_embeddings": True,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 5_000_000.0,
@@ -131,7 +130,7 @@ def model_config(
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),
         vision_end_token_id=token_id("<|vision_end|>"),
-        tie_word_embeddings=tied,
+        tie_word_embeddings=True,
     )
 
 
